@@ -24,7 +24,8 @@
     ├── ScratchFull                    a node's scratch directory has no room; another node is tried first
     ├── FileUnavailable                a File cannot be had where it is wanted; says why
     │   ├── FileMissing (FileNotFoundError)  ... there is no such file, or nothing that fits the pattern
-    │   └── FileChanged                ... it is not what it was when the program first used it; both states
+    │   ├── FileChanged                ... it is not what it was when the program first used it; both states
+    │   └── FileLost                   ... it was kept on a node that has gone
     ├── Deadlock                       acquiring a lock would have closed a cycle of waiters
     ├── DatabaseError                  the results database cannot be used, or holds something unreadable
     ├── JobFailed                      a job of a Cluster ended without a result (its exceptions arrive as themselves)
@@ -427,6 +428,27 @@ class FileMissing(FileUnavailable, FileNotFoundError):
 
 class FileChanged(FileUnavailable):
     """A file is not what it was when the program first used it; the message tells both states."""
+
+
+@attrs.define(slots=False, repr=False)
+class FileLost(FileUnavailable):
+    """A file that was kept on the node where it was made (`keep="node"`) is not there any more.
+
+    Args:
+        file: Which file.
+        node: The node that had it.
+        why: What has happened to it.
+    """
+
+    file: str
+    node: str
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file} was kept on {self.node}, and cannot be had from there any more: {self.why}. Make it again, "
+            'or have it come home when it is made: hf.Output(..., keep="home")'
+        )
 
 
 class DatabaseError(HyperflowError):
