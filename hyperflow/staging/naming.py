@@ -1,10 +1,10 @@
 """What the files of a command are called in its sandbox, and where its outputs come: known before anything runs.
 
-Guarantees: names stay in the sandbox; no two files have one name there; a word that is a file's name never looks like an
-option. What makes no sense is refused here, with what to write instead.
+Guarantees: names stay in the sandbox; no two files have one name there; a word that is a file's name never looks like
+an option. What makes no sense is refused here, with what to write instead.
 
-Why at home and not on the worker: errors come before any work, a command is shown with the words that it gets, and where
-outputs come can be compared with those of other commands.
+Why at home and not on the worker: errors come before any work, a command is shown with the words that it gets, and
+where outputs come can be compared with those of other commands.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Planner:
         return File(text if is_url(text) else os.path.join(self.base, text))
 
     def input(self, file: File) -> str:
-        """Return what a file is called in the sandbox: the last part of its name, in a numbered directory if need be."""
+        """Return what a file is called in the sandbox: the last part of its name, in a numbered directory if taken."""
         if (known := self._sources.get(file.source)) is None:
             known = self._free(last_part(file.source) or "input")
             self._claim(known, repr(file))
@@ -163,8 +163,8 @@ class Planner:
             raise ConfigurationError(f'Output({asked!r}, keep={output.keep!r}): "home" or "node" is needed')
         if output.keep == "node" and kind == "directory":
             raise ConfigurationError(
-                f'Output({asked!r}, keep="node"): only files stay on their node; let the command make an archive of the '
-                "directory (tar), or name its files with a pattern"
+                f'Output({asked!r}, keep="node"): only files stay on their node; let the command make an archive of '
+                "the directory (tar), or name its files with a pattern"
             )
         above = os.path.dirname(asked.rstrip("/"))
         if kind == "files" and _GLOB.search(above):
