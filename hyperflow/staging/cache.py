@@ -16,7 +16,6 @@ changes under an evaluation is nobody's fault.)
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import threading
 import time
@@ -287,15 +286,21 @@ def _size_of(path: Path) -> int:
     return sum(found.st_size for _, found, target in content.walk(path) if not target)
 
 
-@functools.cache
+_cache: NodeCache | None = None
+
+
 def node_cache() -> NodeCache:
     """Return the cache of this worker's node; raises FileUnavailable where there is none."""
+    global _cache  # noqa: PLW0603 (a worker has one)
     if scratch.place is None:
         node = worker.worker_info().node
         raise FileUnavailable(
             f"files need a scratch directory, and on {node} {scratch.why_not}. Name one that can be written: "
             'HYPERFLOW_SCRATCH=/local, or scratch="/local" of run_*'
         )
-    return NodeCache(scratch.place / scratch.FILES, scratch.cache_limit)
+    place = scratch.place / scratch.FILES
+    if _cache is None or _cache.shelf.place != place:  # a worker may be the head of a run of its own
+        _cache = NodeCache(place, scratch.cache_limit)
+    return _cache
 
 
