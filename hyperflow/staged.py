@@ -131,7 +131,7 @@ def _kept(manifest: Manifest | None) -> dict[str, File]:
     """Return the files that stay where they were made; they are wanted for as long as these are."""
     made: dict[str, File] = {}
     for kept in () if manifest is None else manifest.kept:
-        made[kept.name] = file = File.known(kept.path, kept.digest, kept.size, node=kept.node)
+        made[kept.name] = file = File.known(kept.path, kept.digest, kept.size, node=kept.node, name=os.path.basename(kept.name))
         follow(file, kept.digest)
     return made
 
