@@ -237,6 +237,8 @@ class File:
                 return
             with digests.opened() as book:
                 digest, state = book.digest(Path(self.source))
+        except FileUnavailable:  # some of these are an OSError, too
+            raise
         except OSError as error:
             raise FileUnavailable(f"{self.source} cannot be read: {error.strerror or error}") from error
         self._states, self._size, self._digest = {"": state}, state.size, digest
