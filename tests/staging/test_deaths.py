@@ -46,7 +46,7 @@ def _in_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stop_on_worker(blind: bool, mark: str) -> None:
     """On a worker: stop for good in the midst of the next file that is brought home."""
-    pieces = delivery._pieces
+    pieces = delivery.pieces_of
 
     def slowly(source: str) -> Any:
         for piece in pieces(source):
@@ -56,14 +56,14 @@ def stop_on_worker(blind: bool, mark: str) -> None:
             Path(f"{mark}.new").rename(mark)
             time.sleep(3600)
 
-    delivery._pieces = slowly
+    delivery.pieces_of = slowly
     if blind:
         delivery.is_there = lambda *_: False
 
 
 def stop_at_home() -> None:
     """In the head: stop for good between the first output that got its name and the second."""
-    place = landing._place
+    place = landing.give_name
 
     def slowly(*args: Any) -> Any:
         landed = place(*args)
@@ -71,7 +71,7 @@ def stop_at_home() -> None:
         time.sleep(3600)
         return landed
 
-    landing._place = slowly
+    landing.give_name = slowly
 
 
 def begun(path: Path = Path("begun")) -> tuple[int, int, str]:
@@ -148,6 +148,6 @@ async def test_parts_of_a_live_run_stay() -> None:
 
 def test_what_stops_is_there() -> None:
     """What these tests replace has the names that they take."""
-    assert callable(delivery._pieces)
-    assert callable(landing._place)
+    assert callable(delivery.pieces_of)
+    assert callable(landing.give_name)
     assert sys.modules[__name__].begun
