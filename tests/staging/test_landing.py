@@ -19,14 +19,14 @@ from tests.support import local, start_script
 SCRIPT = """
 import sys
 import hyperflow as hf
-from tests.staging import test_deaths
+from tests.staging import test_landing
 
 @hf.job
 async def main():
     if sys.argv[1] == "landing":
-        test_deaths.stop_at_home()
+        test_landing.stop_at_home()
     else:
-        await hf.remote_eval(test_deaths.stop_on_worker, sys.argv[1] == "unseen", "begun")
+        await hf.remote_eval(test_landing.stop_on_worker, sys.argv[1] == "unseen", "begun")
     await hf.remote_command(["sh", "-c", "head -c 3000000 /dev/zero > out; mkdir tree; echo new > tree/x"],
                             outputs=["out", "tree/"], check=True)
 
