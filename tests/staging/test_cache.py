@@ -212,7 +212,7 @@ def test_more_than_fits(node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     one, other = a_file(tmp_path / "1"), a_file(tmp_path / "2")
     worker, second = NodeCache(node, SIZE + 1), NodeCache(node, SIZE + 1)
     worker.get(one)
-    with pytest.raises(hf.ScratchFull, match=r"2.86M are wanted, besides 2.86M .* in use already.*2.86M together.*CACHE=5.73M"):
+    with pytest.raises(hf.ScratchFull, match=r"2.86M are wanted, besides 2.86M .* in use already.*2.86M together.*CACHE=6M"):
         worker.get(other)
     monkeypatch.setattr(cache, "PATIENCE", 0.2)
     with pytest.raises(hf.ScratchFull, match=r"2.86M are wanted, and of the 2.86M .*2.86M are in use"):
@@ -225,8 +225,13 @@ def test_more_than_fits(node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         NodeCache(node, 1000).get(one)
 
 
-def test_changed_source(node: Path, tmp_path: Path) -> None:
+def test_changed_source(node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A source that was changed after its first use is refused, with both states; nothing of it is kept."""
+
+    def refuse(*_: Any) -> Path:
+        raise hf.FileUnavailable("nobody has it")
+
+    monkeypatch.setattr(asking, "fetch", refuse)
     file = a_file(tmp_path / "x")
     Path(file.source).write_bytes(b"1" * SIZE)
     worker = NodeCache(node, 10 * SIZE)
