@@ -23,16 +23,13 @@ import json
 import os
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from hyperflow.launcher.peers import Counted, Peers
 from hyperflow.wire import frames, messages, scratch
 from hyperflow.wire.frames import FileHere, Kind
 from hyperflow.wire.messages import Fetched, FileHeld, FileHold, FileOrder, FileReleased
 from hyperflow.wire.numbers import DefinitionNumber, WorkerNumber
-
-if TYPE_CHECKING:
-    import hashlib
 
 MOST_PULLED = 1 << 22
 """Bytes of a file that the head gets at a time, at most."""
@@ -56,7 +53,7 @@ class NodeFile(Counted):
         """Why it cannot be kept here."""
         self.waiting: list[Waiting] = []
         """Who is told when it is here."""
-        self._hash: hashlib._Hash | None = None  # of what has come, if all of it has
+        self._hash: Any = None  # of what has come, if all of it has
 
     @property
     def is_whole(self) -> bool:
@@ -87,7 +84,7 @@ class NodeFile(Counted):
     @property
     def digest(self) -> bytes:
         """SHA-256 of it, if that was computed while it came."""
-        return b"" if self._hash is None else self._hash.digest()
+        return b"" if self._hash is None else bytes(self._hash.digest())
 
 
 class NodeFiles:
@@ -256,7 +253,9 @@ def _unnamed(size: int) -> int:
     place = str(scratch.place)
     room = os.statvfs(place)
     if room.f_bavail * room.f_frsize < size:
-        raise OSError(errno.ENOSPC, f"{size} bytes do not fit into {place}, where {room.f_bavail * room.f_frsize} are free")
+        raise OSError(
+            errno.ENOSPC, f"{size} bytes do not fit into {place}, where {room.f_bavail * room.f_frsize} are free"
+        )
     try:
         return os.open(place, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -36,7 +36,7 @@ def fetch(digest: str, size: int, source: str, into: Path, *, names: Sequence[st
 
     Args:
         digest: SHA-256 of its content.
-        size: Bytes; below 0: it is the manifest of a directory (content.py), however long that is.
+        size: Bytes; below 0: it is the manifest of a directory (content.py), of any size.
         source: Where the head finds it.
         into: The path that it is to have, of which nothing is there yet; or a directory, in which it gets a name that
             is new. It can be written to, and has no name elsewhere.

@@ -166,7 +166,9 @@ class LockClient:
         self._serial += 1
         serial = self._serial
         self._files.clear()
-        self._launcher.sendall(messages.framed(FileWanted(self.task, serial, digest, size, source, tuple(names), wrong)))
+        self._launcher.sendall(
+            messages.framed(FileWanted(self.task, serial, digest, size, source, tuple(names), wrong))
+        )
         while not (found := [body for body in self._files if frames.NUMBER.unpack_from(body) == (serial,)]):
             self._files.clear()  # answers to a request that a signal has ended
             self._feed(self._launcher.recv(frames.CHUNK))
