@@ -129,8 +129,7 @@ class NodeFiles:
             if holder is not None:
                 await self._open_kept(file, *holder)
             else:
-                file.opened = source = await opened(wanted.source, wanted.size, wanted.digest, wanted.names)
-                file.size = source.size
+                file.opened = source = await opened(wanted.source, wanted.size, wanted.digest)
                 if source.data is None:
                     file.place = source.place
         except BaseException as error:

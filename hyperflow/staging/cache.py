@@ -16,15 +16,15 @@ changes under an evaluation is nobody's fault.)
 from __future__ import annotations
 
 import errno
-import functools
 import os
+import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from hyperflow.errors import FileChanged, FileUnavailable, ScratchFull
-from hyperflow.saying import as_written
+from hyperflow.errors import FileChanged, FileUnavailable, MisuseError, ScratchFull
+from hyperflow.saying import rounded_up
 from hyperflow.staging import asking, content, copying
 from hyperflow.staging.content import Entry
 from hyperflow.staging.copying import Differs, Wanted
@@ -40,9 +40,6 @@ _LOOK = 0.05
 """Seconds between looks whether there is room."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-MANIFEST_SIZE = -1
-"""The size of a manifest that is asked for, which nobody knows."""
 
 
 class NodeCache:
@@ -82,8 +79,16 @@ class NodeCache:
         self._keep(wanted.digest, wanted.size, use)
         return there
 
+    def named(self, file: File) -> Path:
+        """Do the same, and return it by a name that ends as that of the file: programs look at `.gz`."""
+        there = self.get(file)
+        try:
+            return self.shelf.named(file.digest, file.name) if file.name else there
+        except OSError:  # a disk that is full to the last byte; a name that is too long here
+            return there
+
     def put(self, path: Path, digest: str) -> Path:
-        """Move or copy a file or directory of this node into it, where it stays until `unpin`.
+        """Move or copy a file or directory of this node into it, where it stays until `<its path>.kept` is gone.
 
         Raises:
             FileChanged: It has another digest.
@@ -97,22 +102,13 @@ class NodeCache:
             with self.shelf.making(digest):
                 if not self._is_sound(use.note, there, is_dir):
                     self._make(use, wanted, lambda part: _move(path, wanted, part))
-                use.note = use.note._replace(pinned=True)
+                self.shelf.pin(digest)
             use.touch()
         except BaseException:
             use.end()
             raise
         self._keep(digest, wanted.size, use)
         return there
-
-    def unpin(self, digest: str) -> None:
-        """Let go what `put` has put there: it may be removed now, when there is no room."""
-        use = self.shelf.use(digest)
-        try:
-            with self.shelf.making(digest):
-                use.note = use.note._replace(pinned=False)
-        finally:
-            use.end()
 
     def ended(self) -> None:
         """The evaluation has ended: nothing of it is in use any more."""
@@ -137,7 +133,6 @@ class NodeCache:
     def _make(self, use: Use, wanted: Wanted, bring: Callable[[Path], None]) -> None:
         """Let an entry be there; we are the only one who does."""
         there, part = self.shelf.content(wanted.digest), self.shelf.part(wanted.digest)
-        pinned = use.note.pinned
         if copying.digest_of(there, wanted.is_dir) != wanted.digest:
             self.shelf.clear(wanted.digest)  # damaged, foreign, or not there
             self._reserve(use, wanted)
@@ -148,28 +143,28 @@ class NodeCache:
                 scratch.remove(part)
                 use.note = Note()
                 raise
-        use.note = Note(wanted.size, copying.state_of(there, wanted.is_dir), pinned)
+        use.note = Note(wanted.size, copying.state_of(there, wanted.is_dir))
 
     def _reserve(self, use: Use, wanted: Wanted) -> None:
         """Wait until there is room for an entry."""
         own = sum(self._sizes.values())
         limit = self.shelf.limit
         if own + wanted.size > limit:
-            besides = f", besides {as_written(own)} that this evaluation has in use already" if own else ""
+            besides = f", besides {content.sized(own)} that this evaluation has in use already" if own else ""
             raise self._full(
-                f"{as_written(wanted.size)} are wanted{besides}, and all files may have {as_written(limit)} together: "
-                f'more is HYPERFLOW_CACHE={as_written(own + wanted.size)}, or cache="..." of run_*'
+                f"{content.sized(wanted.size)} are wanted{besides}, and all files may have {content.sized(limit)} together: "
+                f'more is HYPERFLOW_CACHE={rounded_up(own + wanted.size)}, or cache="..." of run_*'
             )
         until = time.monotonic() + PATIENCE
         while (taken := self.shelf.reserve(use, wanted.digest, Note(wanted.size))) is not None:
             if time.monotonic() > until or taken.pinned + own + wanted.size > limit:
-                raise self._full(f"{as_written(wanted.size)} are wanted, and {self._told(taken)}")
+                raise self._full(f"{content.sized(wanted.size)} are wanted, and {self._told(taken)}")
             time.sleep(_LOOK)
 
     def _told(self, taken: Taken) -> str:
-        kept = f", {as_written(taken.pinned)} are outputs that stay there (keep='node')" if taken.pinned else ""
+        kept = f", {content.sized(taken.pinned)} are outputs that stay there (keep='node')" if taken.pinned else ""
         return (
-            f"of the {as_written(self.shelf.limit)} that all files may have together, {as_written(taken.used)} are in "
+            f"of the {content.sized(self.shelf.limit)} that all files may have together, {content.sized(taken.used)} are in "
             f"use{kept}: more is HYPERFLOW_CACHE=..., or cache=\"...\" of run_*"
         )
 
@@ -188,10 +183,11 @@ class NodeCache:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            raise self._full(f"a file of {as_written(wanted.size)} does not fit ({error.strerror})") from error
+            why = f"a file of {content.sized(wanted.size)} does not fit ({error.strerror})"
+            raise self._full(why, scratch.free()) from error
 
-    def _full(self, why: str) -> ScratchFull:
-        return ScratchFull(worker.worker_info().node, str(self.shelf.place.parent), why, scratch.free())
+    def _full(self, why: str, free: int = -1) -> ScratchFull:
+        return ScratchFull(_node(), str(self.shelf.place.parent), why, free)
 
     def _bring(self, file: File, wanted: Wanted, part: Path) -> None:
         """Copy a file from where it is seen, or have it sent."""
@@ -208,11 +204,11 @@ class NodeCache:
                 return
         try:
             _fetch(file, wanted, part)
-        except FileUnavailable as error:
+        except (FileUnavailable, MisuseError) as error:
             if differs and not isinstance(error, FileChanged):
                 raise FileChanged(
-                    f"{file} is another one on {worker.worker_info().node}, or has changed: when the program first "
-                    f"used it, it had {as_written(wanted.size)}, sha256 {wanted.digest[:12]}; here it has {differs}. "
+                    f"{file} is another one on {_node()}, or has changed: when the program first "
+                    f"used it, it had {content.sized(wanted.size)}, sha256 {wanted.digest[:12]}; here it has {differs}. "
                     f"And it cannot be sent: {error}"
                 ) from error
             raise
@@ -227,7 +223,13 @@ def _fetch(file: File, wanted: Wanted, part: Path) -> None:
         return
     listed = part.with_name(f"{part.name}-list")
     try:
-        _fetch_file(wanted.digest, MANIFEST_SIZE, file.source, listed, wanted.names or ())
+        source, size = file.listing
+        if not source:
+            raise FileUnavailable(
+                f"{file} is a directory that this node does not see, and was not sent from a run: give it as an "
+                "argument to the evaluation, from the job"
+            )
+        _fetch_file(wanted.digest, size, source, listed)
         entries = content.entries_of(listed.read_bytes())
     finally:
         scratch.remove(listed)
@@ -238,8 +240,8 @@ def _fetch(file: File, wanted: Wanted, part: Path) -> None:
     copying.build(entries, part, fetch)
 
 
-def _fetch_file(digest: str, size: int, source: str, to: Path, names: Sequence[str] = ()) -> None:
-    came = asking.fetch(digest, size, source, to.parent, names=names)
+def _fetch_file(digest: str, size: int, source: str, to: Path) -> None:
+    came = asking.fetch(digest, size, source, to.parent)
     wanted = Wanted(digest, came.stat().st_size, is_dir=False)
     try:
         os.rename(came, to)
@@ -286,15 +288,28 @@ def _size_of(path: Path) -> int:
     return sum(found.st_size for _, found, target in content.walk(path) if not target)
 
 
-@functools.cache
+def _node() -> str:
+    try:
+        return worker.worker_info().node
+    except MisuseError:  # a test
+        return socket.gethostname()
+
+
+_cache: NodeCache | None = None
+
+
 def node_cache() -> NodeCache:
     """Return the cache of this worker's node; raises FileUnavailable where there is none."""
+    global _cache  # noqa: PLW0603 (a worker has one)
     if scratch.place is None:
-        node = worker.worker_info().node
+        node = _node()
         raise FileUnavailable(
             f"files need a scratch directory, and on {node} {scratch.why_not}. Name one that can be written: "
             'HYPERFLOW_SCRATCH=/local, or scratch="/local" of run_*'
         )
-    return NodeCache(scratch.place / scratch.FILES, scratch.cache_limit)
+    place = scratch.place / scratch.FILES
+    if _cache is None or _cache.shelf.place != place:  # a worker may be the head of a run of its own
+        _cache = NodeCache(place, scratch.cache_limit)
+    return _cache
 
 

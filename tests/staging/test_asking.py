@@ -16,7 +16,7 @@ from hyperflow.head import file_sources, node_files
 from hyperflow.head.broadcast import ROOTS
 from hyperflow.head.file_sources import SMALL, Opened
 from hyperflow.head.pump import PIECE
-from hyperflow.staging import asking, content
+from hyperflow.staging import asking
 from hyperflow.transports.process import WRITE_AHEAD, ProcessConnection
 from hyperflow.wire import scratch
 from tests.helpers import wait_until
@@ -301,34 +301,6 @@ async def test_more_at_a_time_than_may_be_open(tmp_path: Path, monkeypatch: pyte
     async with nodes(tmp_path, monkeypatch, 3):
         flows = [hf.remote_eval(get, digest, 2 * MB, str(s)) for s, digest in zip(sources, digests, strict=True)]
         assert [found for found, _, _ in await hf.concurrently(*flows)] == digests
-
-
-def get_directory(digest: str, source: str, names: list[str]) -> list[str]:
-    """Fetch the manifest of a directory; return the names in it."""
-    assert scratch.place is not None
-    path = asking.fetch(digest, -1, source, scratch.place / "files", names=names)
-    return [entry.name for entry in content.entries_of(path.read_bytes())]
-
-
-@pytest.mark.parametrize("count", [2, 5000])
-async def test_the_list_of_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """It travels like a file, whether it is long or not; it is refused when the directory has changed."""
-    source = tmp_path / "source"
-    source.mkdir()
-    names = [f"{number:04}" for number in range(count)]
-    for name in names:
-        (source / name).touch()
-
-    def digest_of(of: list[str] | None) -> str:
-        return content.digest_of(content.manifest(content.look(source, of, lambda n, _: file_digest(source / n))[0]))
-
-    async with nodes(tmp_path, monkeypatch, 1):
-        whole, part = digest_of(None), digest_of(names[:1])
-        assert await hf.remote_eval(get_directory, whole, str(source), []) == names
-        assert await hf.remote_eval(get_directory, part, str(source), names[:1]) == names[:1]
-        (source / "more").touch()
-        with pytest.raises(hf.HyperflowError, match="has changed since"):
-            await hf.remote_eval(get_directory, "00" * 32, str(source), [])
 
 
 def get_in_thread(*args: Any) -> str:
