@@ -76,7 +76,7 @@ def fetch(digest: str, size: int, source: str, into: Path) -> Path:
         if wrong:
             raise FileUnavailable(
                 f"{source} has come to {worker.worker_info().node} with wrong bytes twice, from {here.text} and from "
-                f"the head: SHA-256 {wrong} and {found}, not {digest}. The memory or the network of one of them is damaged"
+                f"the head: SHA-256 {wrong} and {found}, not {digest}. Memory or network of one of them is damaged"
             )
         wrong = found
     raise FileUnavailable(f"{source} was held nowhere for long enough to be copied to {worker.worker_info().node}")

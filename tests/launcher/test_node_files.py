@@ -1,4 +1,4 @@
-"""Files that come to a launcher: who is told what when something is in the way. The head, and the workers, are pretended."""
+"""Files that come to a launcher: who is told what when something is in the way. Head and workers are pretended."""
 
 import errno
 import hashlib
@@ -15,7 +15,7 @@ from hyperflow.launcher.peers import Peers
 from hyperflow.wire import frames, messages, scratch
 from hyperflow.wire.frames import FileHere, Kind
 from hyperflow.wire.messages import Fetched, FileHeld, FileHold, FileOrder
-from hyperflow.wire.numbers import DefinitionNumber, WorkerNumber
+from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, WorkerNumber
 
 SEVEN = DefinitionNumber(7)
 ONE, TWO = WorkerNumber(1), WorkerNumber(2)
@@ -35,7 +35,7 @@ class Node:
         """A file is on its way."""
         self.order(FileOrder(SEVEN, size, serial, known, ""), worker)
 
-    def order(self, order: messages.Message, worker: WorkerNumber = WorkerNumber(0)) -> None:
+    def order(self, order: messages.Message, worker: WorkerNumber = NO_WORKER) -> None:
         """Hear the head."""
         ((kind, number, body),) = frames.Reader().feed(messages.framed(order, worker))
         self.files.handle(kind, number, body)
@@ -136,7 +136,7 @@ def test_from_the_beginning(node: Node) -> None:
     """The head sends it after all: what has come from another node does not count."""
     node.comes(ONE)
     node.files.fill(SEVEN, memoryview(b"other"))
-    node.comes(WorkerNumber(0), 0, known=True)
+    node.comes(NO_WORKER, 0, known=True)
     node.files.fill(SEVEN, memoryview(DATA))
     ((_, here),) = node.told()
     assert here.digest == hashlib.sha256(DATA).digest()

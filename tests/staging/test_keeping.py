@@ -1,7 +1,6 @@
 """Files that stay on the node where they were made: who gets them from there, for how long, what their loss means."""
 
 import gc
-import json
 import os
 import signal
 from pathlib import Path
@@ -13,6 +12,7 @@ import hyperflow as hf
 from hyperflow.head.link import Link
 from hyperflow.staging import asking, keeping
 from hyperflow.staging.cache import node_cache
+from hyperflow.staging.shelf import Shelf
 from hyperflow.wire import scratch
 from tests.helpers import wait_until
 from tests.staging.nodes import engine_of, file_digest, made, nodes
@@ -47,8 +47,7 @@ def get(digest: str, size: int) -> tuple[str, str, int]:
 
 def is_pinned(path: str) -> bool:
     """Whether the cache of this node may not remove it."""
-    place, digest = os.path.split(path)
-    return bool(json.loads(Path(place, ".locks", digest).read_text())[2])
+    return Shelf(Path(path).parent, 0).is_pinned(Path(path).name)
 
 
 @pytest.mark.parametrize("setting", ["auto", "off"])
