@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from subprocess import DEVNULL
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import attrs
 
@@ -111,6 +111,9 @@ class TaskFailed(HyperflowError):
         argv: The command.
         done: How it ended, and the end of what it wrote.
     """
+
+    has_capsule: ClassVar[bool] = False
+    """A command that fails is no function to look into; what it has written is recorded, and it can be run by hand."""
 
     number: int
     argv: list[str]
