@@ -20,21 +20,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import stat
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hyperflow import files
-from hyperflow.errors import ConfigurationError, OutputFailed
+from hyperflow.errors import OutputFailed
 from hyperflow.saying import in_words
-from hyperflow.staging import exchange
+from hyperflow.staging import destinations, exchange
 from hyperflow.staging.arrivals import Arrivals
 from hyperflow.staging.delivery import FULL, no_room
 from hyperflow.staging.naming import Plan, Wanted
-from hyperflow.staging.parts import Begun, Entry, Manifest, Piece, Post, Ticket, in_tree, marker_name, part_of
+from hyperflow.staging.parts import Begun, Entry, Manifest, Piece, Post, Ticket, in_tree, part_of
 
 TRIES = 5
 """How often a directory is made again that another command, which has failed, has removed meanwhile."""
@@ -61,12 +60,12 @@ class Landing:
     def prepare(self) -> None:
         """Make directories and markers; raises ConfigurationError."""
         for wanted in self._wanted.values():
-            check(wanted)
+            destinations.check(wanted)
             marker = self.ticket.markers[wanted.asked]
             try:
                 self._mark(Path(marker))
             except OSError as error:
-                raise ConfigurationError(_unwritable(wanted, os.path.dirname(marker), error)) from error
+                raise destinations.unwritable(wanted, os.path.dirname(marker), error) from error
 
     def _mark(self, marker: Path) -> None:
         for left in reversed(range(TRIES)):
@@ -162,7 +161,7 @@ class Landing:
         for asked, those in entries.items():
             with self._telling(asked):
                 part = part_of(self.ticket.markers[asked], manifest.run)
-                landed |= _place(self._wanted[asked], those, part)
+                landed |= give_name(self._wanted[asked], those, part)
         for directory in {os.path.dirname(marker) for marker in self.ticket.markers.values()}:
             with suppress(OSError):
                 files.sync_directory(Path(directory))
@@ -186,8 +185,13 @@ class Landing:
             with suppress(OSError):
                 os.rmdir(directory)  # what is in use is not empty
 
-    def _telling(self, asked: str) -> _Telling:
-        return _Telling(self, asked)
+    @contextmanager
+    def _telling(self, asked: str) -> Iterator[None]:
+        """Tell errors as those of an output."""
+        try:
+            yield
+        except Exception as error:
+            raise self._told(asked, error) from error
 
     def _told(self, asked: str, error: BaseException) -> Exception:
         place = os.path.dirname(self.ticket.markers[asked])
@@ -200,70 +204,7 @@ class Landing:
         return OutputFailed(self.argv, asked, in_words(error))
 
 
-class _Telling:
-    """Errors within are told as those of an output."""
-
-    def __init__(self, landing: Landing, asked: str) -> None:
-        self._landing, self._asked = landing, asked
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, Exception):
-            raise self._landing._told(self._asked, error) from error
-
-
-def check(wanted: Wanted) -> None:
-    """Raise ConfigurationError if something else is in the way of an output."""
-    place = wanted.place
-    try:
-        mode = os.lstat(place).st_mode
-    except OSError:
-        return
-    if wanted.kind == "file":
-        if stat.S_ISDIR(mode):
-            raise ConfigurationError(
-                f"output {wanted.asked!r}: {place} is a directory. If the command makes a directory, write "
-                f"Output({wanted.asked + '/'!r}), which takes its place; else give the file another name"
-            )
-        if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
-            raise ConfigurationError(f"output {wanted.asked!r}: {place} is no file, and cannot be replaced by one")
-    elif not stat.S_ISDIR(mode) and not (wanted.kind == "files" and os.path.isdir(place)):
-        raise ConfigurationError(f"output {wanted.asked!r}: {place} is there, and is no directory")
-    elif wanted.kind == "directory" and (above := _precious(place)):
-        raise ConfigurationError(
-            f"output {wanted.asked!r} would take the place of {place} as a whole, and {above}; name a directory of its own"
-        )
-
-
-def _precious(place: str) -> str:
-    if os.path.ismount(place):
-        return "that is a mounted file system"
-    for what, path in (
-        ("the program runs in it", os.getcwd()),
-        ("your home directory is in it", os.path.expanduser("~")),
-    ):
-        if os.path.realpath(path).startswith(os.path.realpath(place).rstrip("/") + "/") or os.path.realpath(
-            path
-        ) == os.path.realpath(place):
-            return what
-    return ""
-
-
-def _unwritable(wanted: Wanted, directory: str, error: OSError) -> str:
-    if error.errno in FULL:
-        return f"output {wanted.asked!r}: {no_room(directory)}"
-    why = {errno.ENOTDIR: "part of its path is a file", errno.EEXIST: "part of its path is a file"}.get(
-        error.errno or 0, error.strerror or str(error)
-    )
-    return (
-        f"output {wanted.asked!r} cannot be written in {directory}: {why}. Nothing has run; make the directory, or name "
-        "another place"
-    )
-
-
-def _place(wanted: Wanted, entries: list[Entry], part: str) -> Mapping[str, str]:
+def give_name(wanted: Wanted, entries: list[Entry], part: str) -> Mapping[str, str]:
     """Give an output its name; return what came where."""
     if wanted.kind == "files":
         landed: dict[str, str] = {}

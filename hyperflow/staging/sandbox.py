@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from hyperflow.errors import OutputFailed, ScratchFull
@@ -136,7 +136,11 @@ class Sandbox:
         except Unfit as unfit:
             info = worker_info()
             raise OutputFailed(self.words, wanted.asked, str(unfit), info.node, info.log_file) from None
-        delivery.bring(wanted, found)
+        if wanted.keep == "home":
+            delivery.bring(wanted, found)
+            return
+        with self._told_if_full(f"output {wanted.asked!r}"):
+            delivery.keep(wanted, found)
 
     def _check_room(self) -> None:
         """Raise ScratchFull if that is why the command has failed, as far as can be seen."""
