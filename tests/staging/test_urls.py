@@ -151,7 +151,7 @@ async def test_a_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(urls, "PAUSE", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         async with open_inline_job():
-            with pytest.raises(hf.FileUnavailable, match="tried 4 times: .*imeout"):
+            with pytest.raises(hf.FileUnavailable, match=r"tried 4 times: .*imeout"):
                 _ = hf.File(f"http://127.0.0.1:{silent.getsockname()[1]}/x").digest
 
 
@@ -169,7 +169,7 @@ def test_other_schemes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is needed for a scheme is said when the File is made."""
     with pytest.raises(hf.FileUnavailable, match=r"nothing is known that reads htp://; is it misspelt\?"):
         hf.File("htp://h.org/x")
-    with pytest.raises(hf.FileUnavailable, match="[Ii]nstall"):
+    with pytest.raises(hf.FileUnavailable, match=r"[Ii]nstall"):
         hf.File("s3://bucket/x")
     imported = builtins.__import__
 
