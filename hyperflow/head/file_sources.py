@@ -168,8 +168,9 @@ async def compared(source: Opened, digest: str) -> None:
 def _compare(path: str, found: os.stat_result, now: str, digest: str) -> None:
     if now != digest:
         raise Unreadable(
-            errno.ESTALE, f"{path} has changed: {_told(found)}, and its SHA-256 is {now}; it was {digest} when the "
-            "program first used it"
+            errno.ESTALE,
+            f"{path} has changed: {_told(found)}, and its SHA-256 is {now}; it was {digest} when the "
+            "program first used it",
         )
 
 
