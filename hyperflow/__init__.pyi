@@ -38,6 +38,9 @@ from hyperflow.errors import DatabaseError as DatabaseError
 from hyperflow.errors import Deadlock as Deadlock
 from hyperflow.errors import EnvironmentClosed as EnvironmentClosed
 from hyperflow.errors import EvaluationExited as EvaluationExited
+from hyperflow.errors import FileChanged as FileChanged
+from hyperflow.errors import FileMissing as FileMissing
+from hyperflow.errors import FileUnavailable as FileUnavailable
 from hyperflow.errors import FlowNeverAwaited as FlowNeverAwaited
 from hyperflow.errors import FunctionChanged as FunctionChanged
 from hyperflow.errors import HyperflowError as HyperflowError
@@ -54,11 +57,13 @@ from hyperflow.errors import LauncherError as LauncherError
 from hyperflow.errors import MemoryLimitExceeded as MemoryLimitExceeded
 from hyperflow.errors import MisuseError as MisuseError
 from hyperflow.errors import NodeLost as NodeLost
-from hyperflow.errors import NothingToReduce as NothingToReduce
 from hyperflow.errors import NotInFlow as NotInFlow
+from hyperflow.errors import NothingToReduce as NothingToReduce
 from hyperflow.errors import OutOfMemory as OutOfMemory
+from hyperflow.errors import OutputFailed as OutputFailed
 from hyperflow.errors import RemoteError as RemoteError
 from hyperflow.errors import RunInUse as RunInUse
+from hyperflow.errors import ScratchFull as ScratchFull
 from hyperflow.errors import SerializationError as SerializationError
 from hyperflow.errors import SlurmError as SlurmError
 from hyperflow.errors import StreamBroken as StreamBroken

@@ -83,6 +83,8 @@ class Settings:
     silence_limit: float = 600.0
     end_margin: float = 0.0
     database_timeout: float = 60.0
+    scratch: str = ""
+    cache: str = ""
 
 
 FIELDS = attrs.fields_dict(Settings)

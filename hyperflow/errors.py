@@ -20,6 +20,11 @@
     ├── NodeLost                       a node went away, and nothing is left to run the evaluation on
     ├── AllocationEnding               the allocation ends soon: the evaluation was not run, or not to its end
     ├── CommandFailed                  an external program ended with a status that was not accepted
+    ├── OutputFailed                   a file that a command was to make did not come home
+    ├── ScratchFull                    a node's scratch directory has no room; another node is tried first
+    ├── FileUnavailable                a File cannot be had where it is wanted; says why
+    │   ├── FileMissing (FileNotFoundError)  ... there is no such file, or nothing that fits the pattern
+    │   └── FileChanged                ... it is not what it was when the program first used it; both states
     ├── Deadlock                       acquiring a lock would have closed a cycle of waiters
     ├── DatabaseError                  the results database cannot be used, or holds something unreadable
     ├── JobFailed                      a job of a Cluster ended without a result (its exceptions arrive as themselves)
@@ -342,6 +347,57 @@ class CommandFailed(HyperflowError):
 
 
 @attrs.define(slots=False, repr=False)
+class OutputFailed(HyperflowError):
+    """A file that a command was to make did not come home; nothing of that command's outputs did.
+
+    Args:
+        argv: The command, as a list of words.
+        output: The output, as it was asked for.
+        why: What is wrong with it, what is there instead, and what to do.
+        node: Where the command ran; "" if it is this machine that is to blame.
+        log_file: Where its output is.
+    """
+
+    argv: list[str]
+    output: str
+    why: str
+    node: str = ""
+    log_file: str = ""
+
+    def __str__(self) -> str:
+        where = f" on {self.node}" if self.node else ""
+        text = f"output {self.output!r} of command {self.argv!r}{where}: {self.why}"
+        return text + (f"\nits output is in {self.log_file}" if self.log_file else "")
+
+
+@attrs.define(slots=False, repr=False)
+class ScratchFull(HyperflowError):
+    """A node's scratch directory has no room for what an evaluation needs there.
+
+    The evaluation is started again, uncharged, on each node where it was not yet; this is raised when none is left.
+
+    Args:
+        node: Which node.
+        place: The directory.
+        why: What did not fit.
+        free: Bytes that were free then; -1 where nobody has looked.
+    """
+
+    node: str
+    place: str
+    why: str
+    free: int = -1
+
+    def __str__(self) -> str:
+        room = "" if self.free < 0 else f" ({as_written(self.free)} free)"
+        return (
+            f"the scratch directory {self.place} of {self.node} is full{room}: {self.why}. Free space there, name a "
+            'larger one (HYPERFLOW_SCRATCH=/large, or scratch="/large" of run_*), or have fewer evaluations side by '
+            "side on a node: using(cpus=...)"
+        )
+
+
+@attrs.define(slots=False, repr=False)
 class Deadlock(HyperflowError):
     """Acquiring a lock would have closed a cycle in which each waits for the next.
 
@@ -359,6 +415,18 @@ class Deadlock(HyperflowError):
             f"{self.wanted}; that would deadlock:{lines}\n"
             "Take all locks that belong together at once: hyperflow.with_locks([...])"
         )
+
+
+class FileUnavailable(HyperflowError):
+    """A File cannot be had where it is wanted: it cannot be read, copied, or fetched."""
+
+
+class FileMissing(FileUnavailable, FileNotFoundError):
+    """There is no such file, or nothing that fits the pattern."""
+
+
+class FileChanged(FileUnavailable):
+    """A file is not what it was when the program first used it; the message tells both states."""
 
 
 class DatabaseError(HyperflowError):

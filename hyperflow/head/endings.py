@@ -11,7 +11,7 @@ import contextlib
 import pickle
 
 from hyperflow import failures
-from hyperflow.errors import AllocationEnding, MemoryLimitExceeded, SerializationError
+from hyperflow.errors import AllocationEnding, MemoryLimitExceeded, ScratchFull, SerializationError
 from hyperflow.head.evaluation import Evaluation, death, read_failure
 from hyperflow.head.head import Head
 from hyperflow.saying import in_words
@@ -140,7 +140,13 @@ class Endings:
             self._head.scheduler.resubmit(task)
             self.returned(task, worker.name)
             return
+        elsewhere = isinstance(error, ScratchFull) and self._is_new_elsewhere(task, worker.node)
         self._failed_on(evaluation, worker.node)
+        if elsewhere:
+            self._head.orders.try_again(task)
+            self._head.scheduler.resubmit(task)
+            self.returned(task, worker.name)
+            return
         if outcome in RETRIED and self._again(evaluation, error):
             return
         if trace:
@@ -207,6 +213,12 @@ class Endings:
         if evaluation is not None and not self._head.pieces.may_restart(task.number):
             self._head.scheduler.cancel(task)
             self.fail(evaluation, self._head.pieces.broken(evaluation, by))
+
+    def _is_new_elsewhere(self, task: Task, node: str) -> bool:
+        """Whether an evaluation fails on a node for the first time, and there are some where it has not failed yet."""
+        failed_on = task.past.failed_on if task.past is not None else set[str]()
+        pool = self._head.scheduler.pool
+        return node not in failed_on and bool(set(pool.nodes) - pool.aside - failed_on - {node})
 
     def _failed_on(self, evaluation: Evaluation, node: str) -> None:
         """Let another node have it next, by its retries or those of its flow. A node that is alone is not to blame."""

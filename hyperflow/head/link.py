@@ -30,6 +30,7 @@ from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError, LauncherError
 from hyperflow.head.channels import Channels
 from hyperflow.request import CPUS_ONLY
+from hyperflow.sizes import to_bytes
 from hyperflow.transports.process import LAUNCHER, Connection, CutOff, Transport, launcher_log, portable_environment
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
@@ -214,6 +215,8 @@ class Link:
             silence_limit=math.inf if is_pipe else self._settings.silence_limit,
             memory=memory,
             echo=echo,
+            scratch=self._settings.scratch,
+            cache=to_bytes("cache", self._settings.cache) if self._settings.cache else 0,
         )
 
     def follow_path(self) -> None:

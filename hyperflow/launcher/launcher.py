@@ -39,7 +39,7 @@ from hyperflow.launcher.peers import Peers
 from hyperflow.launcher.post_mortems import PostMortems
 from hyperflow.launcher.teams import HANDLED, Teams
 from hyperflow.launcher.zygote import Zygote
-from hyperflow.wire import findings, frames, machine, messages, processes, survivors
+from hyperflow.wire import findings, frames, machine, messages, processes, scratch, survivors
 from hyperflow.wire.answer_ring import PAGES
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import (
@@ -378,7 +378,8 @@ class Launcher:
         self.setup = setup
         self.alarm = 0.0
         wrong = self.zygote.prepare(setup)
-        survivors.tell_job(self.watched)
+        scratch.make(setup.scratch, setup.program_id, setup.node, setup.cache)
+        survivors.tell(self.watched)
         if wrong:
             self.head.send(frames.frame(Kind.FAILED, body=wrong.encode()))
             return
@@ -451,6 +452,7 @@ class Launcher:
             self.alarm = 0.0
             return
         if pid == 0:
+            scratch.worker = number
             self.become_worker(theirs, ours, page, order)
         del mark
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -599,6 +601,8 @@ class Launcher:
         """Nothing is left of a worker: tell the head."""
         del self.workers[process.number], self.timed[process.number]
         self.held.pop(process.number, None)
+        if scratch.discard(process.number):
+            os.kill(os.getppid(), signal.SIGCHLD)  # the keeper looks into the trash
         if process.gpus:
             self.let_go_on(process)
         status, reason = process.status if process.status is not None else 70, process.reason
@@ -638,6 +642,7 @@ def main() -> NoReturn:
     os.dup2(2, 1)
     os.close(null)
     watched = survivors.watch()
+    scratch.share()
     processes.adopt_orphans()
     parent = os.getpid()
     pid = os.fork()
@@ -655,5 +660,6 @@ def main() -> NoReturn:
         traceback.print_exc()
         processes.end_descendants()
         code = 70
+    scratch.remove_own()
     survivors.dismiss(watched)
     os._exit(code)

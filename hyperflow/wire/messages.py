@@ -61,6 +61,8 @@ class Setup(NamedTuple):
     silence_limit: float  # end after so many seconds in which nothing came; inf where the stream's end is never missed
     memory: Offer | None  # the launcher's offer, the other way round; None to share nothing
     echo: bool  # whether the head wants to have what evaluations print
+    scratch: str = ""  # where the launcher makes its scratch directory; "" for $TMPDIR there, or /tmp
+    cache: int = 0  # bytes that the files there may have; 0 for half of what is free
 
 
 class SysPath(NamedTuple):

@@ -1,17 +1,367 @@
 """The scratch directory of a launcher on its node: who makes it, who cleans it, how a stale one is known.
 
-<scratch>/hyperflow-<uid>/<run>-<node>-<pid>/
-  alive            locked (flock) by the launcher and its keeper while they live
-  files/           contents of files, by digest: staging/cache.py
-  worker-<number>/ what evaluations of that worker have there; the launcher removes it with the worker
+    <scratch>/hyperflow-<uid>/<run>-<node>-<pid>/
+      alive            locked (flock) while the launcher or a worker of it lives; says on which host
+      files/           contents of files, by digest: staging/cache.py
+      worker-<number>/ what evaluations of that worker have there; it goes with the worker
+      trash/           what is to be removed when there is time
+
+Guarantees: only the user can enter it. After the run nothing is left of it, hyperflow-<uid> included, whatever died:
+the launcher removes it at its end, else the keeper, its parent, does, else the watcher (survivors.py); what is left
+where all three were killed at once, or the node was reset, is removed by the user's next launcher on that node. That
+one knows a stale directory by its lock: the kernel releases it with the last process that has it.
+
+A large tree does not hold up the launcher: it renames it, and the keeper removes it bit by bit. A launcher that cannot
+have such a directory goes on without, and notes why: evaluations without files do not need it.
+
+Rejected: threads or children of the launcher that remove (threads and fork do not mix; a child is one more process to
+be watched, with copies of all descriptors); pids in place of the lock (they are used again, and mean nothing in another
+namespace).
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import mmap
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 place: Path | None = None
 """The directory of this launcher, in it and in all workers that it forks; None where there is none."""
 
+why_not = "this process is no worker, and no launcher"
+"""Why there is none, for people."""
+
 cache_limit: int = 0
 """Bytes that the files there may have together."""
+
+worker: int | None = None
+"""The number of this worker, in it."""
+
+ALIVE, FILES, TRASH = "alive", "files", "trash"
+
+_NEW = ".new-"
+"""How the name of a directory begins that is not locked yet."""
+
+_GONE = ".gone-"
+"""How the name of one begins that is being removed."""
+
+YOUNG = 60.0
+"""Seconds for which a directory without lock counts as one that is being made."""
+
+SLICE = 0.02
+"""Seconds that the keeper removes at a time."""
+
+_STEPS = 64
+"""Names that are removed between two looks at the clock."""
+
+_TRIES = 3
+"""How often a directory is looked through: some file systems skip names while others are removed."""
+
+_PAGE = 4096
+
+_page: mmap.mmap | None = None
+"""Where the launcher writes the directory for the keeper, which was forked before it was made."""
+
+_lock = -1
+_own_tmpdir = os.environ.get("TMPDIR", "")
+"""This node's, as the launcher found it: it takes on the head's variables later."""
+
+
+# ---- making ----------------------------------------------------------------------------------------------------------
+
+
+def share() -> None:
+    """Before the launcher is forked off: let both know which directory it is going to make."""
+    global _page  # noqa: PLW0603 (a launcher and its keeper have one)
+    _page = mmap.mmap(-1, _PAGE)
+
+
+def shared() -> Path | None:
+    """Return the directory that the launcher has made, in its keeper."""
+    text = b"" if _page is None else _page[:].rstrip(b"\0")
+    return Path(os.fsdecode(text)) if text else None
+
+
+def make(base: str, run: str, node: str, cache: int) -> None:
+    """Make the directory of this launcher, and remove stale ones, or note why that cannot be.
+
+    Args:
+        base: Where; variables in it are those of this node. "" for $TMPDIR here, or /tmp.
+        run: Part of its name, as `node`.
+        node: See above.
+        cache: Bytes that files there may have together; 0 for half of what is free now.
+    """
+    global cache_limit, place, why_not  # noqa: PLW0603 (a launcher has one)
+    try:
+        home = _home(base)
+        made = _make_in(home, _fit(f"{run}-{node}-{os.getpid()}"))
+    except OSError as error:
+        where = base or _own_tmpdir or "/tmp"
+        why_not = f"there can be no scratch directory in {where}: {error.strerror or error}"
+        return
+    if _page is not None:
+        told = os.fsencode(made)
+        _page[: len(told)] = told
+    place, why_not = made, ""
+    cache_limit = cache or free() // 2
+    for stale in stale_in(home):
+        with suppress(OSError):  # somebody else was quicker
+            os.rename(stale, made / TRASH / stale.name)
+
+
+def free() -> int:
+    """Return how many bytes are free there."""
+    if place is None:
+        return 0
+    with suppress(OSError):
+        found = os.statvfs(place)
+        return found.f_bavail * found.f_frsize
+    return 0
+
+
+def homes(base: str = "") -> Iterator[Path]:
+    """Yield where directories of this user's launchers may be on this machine."""
+    for one in dict.fromkeys((base and os.path.expandvars(base), _own_tmpdir, "/tmp")):
+        if one and os.path.isabs(one):
+            yield Path(one) / f"hyperflow-{os.geteuid()}"
+
+
+def _home(base: str) -> Path:
+    """Return the directory above those of all launchers of this user; raises OSError."""
+    if base:
+        chosen = os.path.expandvars(base)
+        if not os.path.isabs(chosen):
+            raise OSError(errno.EINVAL, "an absolute path is needed")
+    else:  # srun hands on the TMPDIR of another node, which may mean nothing here
+        usable = os.path.isabs(_own_tmpdir) and os.access(_own_tmpdir, os.W_OK | os.X_OK)
+        chosen = _own_tmpdir if usable else "/tmp"
+    return Path(chosen) / f"hyperflow-{os.geteuid()}"
+
+
+def _make_in(home: Path, name: str) -> Path:
+    """Make a locked directory of this name, or one that begins so; raises OSError."""
+    global _lock  # noqa: PLW0603 (see above)
+    for attempt in range(100):
+        with suppress(FileExistsError):
+            os.mkdir(home, 0o700)
+            os.chmod(home, 0o700)  # noqa: S103 (the umask may have taken rights from us)
+        try:
+            above = _open_private(home)
+        except FileNotFoundError:
+            continue  # another launcher has just removed it
+        try:
+            draft = f"{_NEW}{os.urandom(8).hex()}"
+            final = name if not attempt else f"{name}-{os.urandom(4).hex()}"
+            if len(os.fsencode(home / final)) + 100 > _PAGE:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            os.mkdir(draft, 0o700, dir_fd=above)
+            lock = -1
+            try:
+                os.chmod(draft, 0o700, dir_fd=above)
+                lock = os.open(f"{draft}/{ALIVE}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.write(lock, socket.gethostname().encode())
+                os.mkdir(f"{draft}/{FILES}", 0o700, dir_fd=above)
+                os.mkdir(f"{draft}/{TRASH}", 0o700, dir_fd=above)
+                os.rename(draft, final, src_dir_fd=above, dst_dir_fd=above)
+            except OSError as error:
+                if lock >= 0:
+                    os.close(lock)
+                remove(home / draft)
+                if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT) and attempt < 99:
+                    continue  # of that pid in another namespace; or it was taken for a stale one
+                raise
+        finally:
+            os.close(above)
+        _lock = lock
+        return home / final
+    raise OSError(errno.EAGAIN, f"{home} is removed again and again")
+
+
+def _open_private(home: Path) -> int:
+    number = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    found = os.fstat(number)
+    if found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return number
+    os.close(number)
+    whose = f"belongs to user {found.st_uid}" if found.st_uid != os.geteuid() else "can be written by others"
+    raise PermissionError(errno.EPERM, f"{home} {whose}")
+
+
+def _fit(name: str) -> str:
+    """Return a name with nothing in it that has a meaning in paths."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).lstrip(".")[:200]
+
+
+def directory_of(number: int) -> Path | None:
+    """Return where the evaluations of a worker have what is theirs; who needs it makes it."""
+    return None if place is None else place / f"worker-{number}"
+
+
+# ---- removing --------------------------------------------------------------------------------------------------------
+
+
+def discard(number: int) -> bool:
+    """In the launcher: a worker has gone, so its directory is to go; tell whether there was one."""
+    if place is None:
+        return False
+    try:
+        os.rename(place / f"worker-{number}", place / TRASH / f"worker-{number}")
+    except OSError:
+        return False
+    return True
+
+
+class Sweeper:
+    """Removes, in the keeper, what is in the trash: a little at a time."""
+
+    def __init__(self) -> None:
+        self._at_work: Iterator[None] | None = None
+        self._stuck = set[str]()
+
+    def step(self) -> bool:
+        """Remove for a moment; tell whether there is more."""
+        until = time.monotonic() + SLICE
+        while time.monotonic() < until:
+            if self._at_work is None:
+                self._at_work = self._next()
+            if self._at_work is None:
+                return False
+            self._at_work = self._at_work if next(self._at_work, False) is None else None
+        return True
+
+    def _next(self) -> Iterator[None] | None:
+        if (made := shared()) is None:
+            return None
+        with suppress(OSError):
+            for name in os.listdir(made / TRASH):
+                if name not in self._stuck:
+                    self._stuck.add(name)  # it is tried once; the rest goes at the end
+                    return removing(made / TRASH / name)
+        return None
+
+
+def remove_own() -> None:
+    """In the launcher or its keeper, when all else has ended: remove the directory of the launcher."""
+    if (made := place or shared()) is not None:
+        remove_whole(made)
+
+
+def remove_whole(made: Path) -> None:
+    """Remove the directory of a launcher, and what is above it if that was the last one."""
+    gone = made.with_name(f"{_GONE}{made.name}"[:255])
+    with suppress(OSError):
+        os.rename(made, gone)
+    remove(gone)
+    remove(made)
+    with suppress(OSError):
+        os.rmdir(made.parent)
+
+
+def remove(top: Path) -> None:
+    """Remove a file, or a directory with all that is in it, as far as that can be done."""
+    for _ in removing(top):
+        pass
+
+
+def removing(top: Path) -> Iterator[None]:
+    """Do that bit by bit.
+
+    No symbolic link is followed. Missing rights are taken. Directories are moved to the top first, so it is all one how
+    deep they are. What cannot be removed stays: a mount point, a file of another user's.
+    """
+    try:
+        if not stat.S_ISDIR(os.lstat(top).st_mode):
+            os.unlink(top)
+    except OSError:
+        return
+    waiting, moved = [top], 0
+    while waiting:
+        directory = waiting.pop()
+        for _ in range(_TRIES):
+            for path in _emptying(directory):
+                if path is None:
+                    yield
+                    continue
+                if directory is not top:
+                    moved += 1
+                    path = _moved(path, top / f"{_GONE}{os.getpid()}-{moved}")
+                waiting.append(path)
+            if directory is top or _is_removed(directory):
+                break
+    _is_removed(top)
+
+
+def _emptying(directory: Path) -> Iterator[Path | None]:
+    """Unlink what is in a directory; yield the directories in it, and now and then None."""
+    below: list[Path] = []
+    with suppress(OSError):
+        os.chmod(directory, 0o700)
+    with suppress(OSError), os.scandir(directory) as entries:
+        for count, entry in enumerate(entries, 1):
+            with suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(Path(entry.path))
+                else:
+                    os.unlink(entry.path)
+            if not count % _STEPS:
+                yield None
+    yield from below
+
+
+def _moved(path: Path, to: Path) -> Path:
+    """Give a directory another place, if that can be done; return where it is then."""
+    with suppress(OSError):
+        os.chmod(path, 0o700)  # else its own entry for what is above it cannot be changed
+        os.rename(path, to)
+        return to
+    return path
+
+
+def _is_removed(directory: Path) -> bool:
+    with suppress(OSError):
+        os.rmdir(directory)
+    return not os.path.lexists(directory)
+
+
+# ---- what others have left ------------------------------------------------------------------------------------------
+
+
+def stale_in(home: Path) -> Iterator[Path]:
+    """Yield directories in one of `homes` whose launchers and workers have all gone."""
+    try:
+        above = _open_private(home)
+    except OSError:
+        return
+    try:
+        for name in sorted(os.listdir(above)):
+            with suppress(OSError):
+                if _is_stale(name, above):
+                    yield home / name
+    finally:
+        os.close(above)
+
+
+def _is_stale(name: str, above: int) -> bool:
+    found = os.stat(name, dir_fd=above, follow_symlinks=False)
+    is_young = time.time() - found.st_mtime < YOUNG
+    try:
+        lock = os.open(f"{name}/{ALIVE}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    except FileNotFoundError:
+        return not is_young  # one that is being made, or the rest of one that is being removed
+    try:
+        if os.read(lock, 1000).decode(errors="replace") != socket.gethostname():
+            return False  # of another host that uses this directory, too: its lock may not be seen here
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return not (name.startswith(_NEW) and is_young)

@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from hyperflow.wire import scratch
+
 VARIABLE = "HYPERFLOW_LAUNCHER"
 """Holds the number of a launcher, in the environment of all that it starts."""
 
@@ -73,10 +75,11 @@ def _become_watcher(reading: int, launcher: str) -> None:
     os.execve(sys.executable, [sys.executable, "-I", "-S", "-c", _CODE, *about], variables)
 
 
-def tell_job(descriptor: int) -> None:
-    """Tell the watcher in which Slurm job this is, once that is known: by ssh, the head says it."""
+def tell(descriptor: int) -> None:
+    """Tell the watcher in which Slurm job this is, which by ssh the head says, and what the scratch directory is."""
+    directory = b"" if scratch.place is None else os.fsencode(scratch.place)
     with contextlib.suppress(OSError):
-        os.write(descriptor, os.environ.get(JOB, "").encode() + b"\n")
+        os.write(descriptor, os.environ.get(JOB, "").encode() + b"\n" + directory + b"\n")
 
 
 def dismiss(descriptor: int) -> None:
@@ -106,14 +109,17 @@ def main() -> None:
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)  # the end of the pipe ends us
     told = b""
-    while data := os.read(0, 100):
+    while data := os.read(0, 5000):
         told += data
-    if told.endswith(_DISMISSED):
+    job, _, rest = told.partition(b"\n")
+    directory, _, last = rest.rpartition(b"\n")
+    if _DISMISSED in (last, told):
         return
-    job = told.decode().strip()
     deadline = time.monotonic() + SECONDS
-    while (pids := list(left(sys.argv[-1], job))) and time.monotonic() < deadline:
+    while (pids := list(left(sys.argv[-1], job.decode().strip()))) and time.monotonic() < deadline:
         for pid in pids:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
+    if directory:
+        scratch.remove_whole(Path(os.fsdecode(directory)))
