@@ -21,6 +21,7 @@ from typing import IO, Any
 import attrs
 
 from hyperflow.errors import CommandFailed, ConfigurationError, MisuseError
+from hyperflow.staging.file import File
 from hyperflow.wire import processes
 from hyperflow.wire.machine import THREAD_VARIABLES
 from hyperflow.worker.worker import WorkerInfo, log_line, worker_info
@@ -48,6 +49,8 @@ class CommandResult:
         user: Seconds of CPU time in the program and its children; `system`: in the kernel for them.
         peak_memory: Bytes of resident memory of the largest of them; an upper bound, because Linux counts in the peak
             of the worker that started it (at least 25 MB).
+        files: Its outputs, where it was given some (`remote_command`): by what each was called there; of a pattern, each
+            file by its own name.
     """
 
     argv: tuple[str, ...]
@@ -58,6 +61,7 @@ class CommandResult:
     user: float
     system: float
     peak_memory: int
+    files: Mapping[str, File] = attrs.field(factory=dict[str, File])
 
 
 async def run_command(

@@ -22,13 +22,17 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 
-from hyperflow import command, environment, files, mpirun
+from hyperflow import command, environment, files, mpirun, staged
 from hyperflow.command import CommandResult, run_command
 from hyperflow.errors import CommandFailed, ConfigurationError, HyperflowError
 from hyperflow.flow import Job, Native
 from hyperflow.options import LONGEST_NAME, OptionChanges
 from hyperflow.remote import remote_eval
 from hyperflow.saying import unfit_name
+from hyperflow.staging.file import File
+from hyperflow.staging.naming import Inputs, Outputs, Plan
+from hyperflow.staging.output import Output
+from hyperflow.staging.parts import Ticket
 from hyperflow.transports.process import portable_environment, python_command
 from hyperflow.wire import here
 from hyperflow.worker import rank_guard
@@ -41,15 +45,20 @@ _AGENT = Path(__file__).with_name("worker") / "rank_agent.py"
 
 
 def remote_command(  # noqa: PLR0913 (each is a keyword)
-    argv: Sequence[str | os.PathLike[str]],
+    argv: Sequence[str | os.PathLike[str] | File | Output],
     *,
+    inputs: Inputs | None = None,
+    outputs: Outputs | None = None,
+    cpus: int | None = None,
+    gpus: float | None = None,
+    memory: int | str | None = None,
     nodes: int | None = None,
     ranks_per_node: int = 1,
     launcher: Launcher = "auto",
     capture: bool = False,
     check: bool = False,
-    stdin: bytes | os.PathLike[str] | None = None,
-    stdout: os.PathLike[str] | None = None,
+    stdin: bytes | os.PathLike[str] | File | None = None,
+    stdout: os.PathLike[str] | Output | None = None,
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
     threads: int | None = None,
@@ -57,9 +66,15 @@ def remote_command(  # noqa: PLR0913 (each is a keyword)
     """Run an external program as an evaluation: by itself, or as the ranks of a parallel program (MPI).
 
         result = await hf.remote_command(["lmp", "-in", path], nodes=2, ranks_per_node=64, check=True)
+        await hf.remote_command(["bwa", hf.File("genome.fa"), hf.Output("out.sam")], cpus=4, check=True)
 
     Args:
-        argv: The program and its arguments, without mpirun or srun.
+        argv: The program and its arguments, without mpirun or srun. A word may be a `File` that it reads, or an `Output`
+            that it makes.
+        inputs: More files that it reads: a sequence, or a mapping that says what each is called in its directory.
+        outputs: More that it makes. A text is its name in the directory and at home, such as "out/*.dat" or "results/";
+            `Output(path)` comes to the path, and the command writes the last part of it.
+        cpus: As for `using(cpus=...)`; `gpus` and `memory` likewise.
         nodes: On how many nodes; all or none of them, see `using(nodes=...)`, which it takes the place of.
         ranks_per_node: How many ranks on each. They share its CPUs; more than there are are refused.
         launcher: What starts the ranks: "mpirun" (the one in PATH: of the MPI that the program was built with), "srun"
@@ -73,8 +88,22 @@ def remote_command(  # noqa: PLR0913 (each is a keyword)
     Awaiting it returns a CommandResult; how much CPU time and memory it has used is known of the first node only. With
     `check`, it raises CommandFailed, which names the rank that has ended first, and its node, where mpirun says it. In
     progress, `hyperflow show` and the like it has the program's name, or that of `using(name=...)`.
+
+    **With files**, it runs in a directory of its own on one node, made for it and removed afterwards, where its inputs
+    are read-only links; TMPDIR is another one there. Relative paths of inputs and outputs are relative to `cwd`, by
+    default the program's directory; so is a program with a slash. Outputs come home when it has ended, whole or not at
+    all: `result.files[name]`. Those with `on_failure=True` come only if it has failed (ended by a signal, or with
+    another code than 0), the others only if it has not. Raises OutputFailed when one is missing or cannot come,
+    ConfigurationError (before anything runs) when a place cannot be written or another command has it, ScratchFull when
+    no node has room. Cancelling leaves each destination as it was. Cost, beside the files: about 5 ms.
     """
-    words = command.words_of(argv)
+    for word in (*argv, stdin, stdout):
+        if isinstance(word, (File, Output)):
+            has_files = True
+            break
+    else:
+        has_files = bool(inputs or outputs)
+    words = [] if has_files else command.words_of(argv)  # type: ignore[arg-type]
     if ranks_per_node < 1 or (nodes is not None and nodes < 1):
         raise ConfigurationError(f"nodes={nodes!r}, ranks_per_node={ranks_per_node!r}: whole numbers, at least 1")
     if launcher not in ("auto", "mpirun", "srun"):
@@ -90,19 +119,45 @@ def remote_command(  # noqa: PLR0913 (each is a keyword)
         "env": env,
         "threads": threads,
     }
-    said = {name: value for name, value in how.items() if value is not None and value is not False}
-    return Job(Native("remote_command", _remote_command, (words, nodes, said)))
+    asked = {"cpus": cpus, "gpus": gpus, "memory": memory, "nodes": nodes}
+    changes: Any = {name: value for name, value in asked.items() if value is not None}
+    if has_files:
+        if nodes is not None and nodes > 1:
+            raise staged.several_nodes(nodes)
+        source = None if isinstance(stdin, bytes) else stdin
+        plan = staged.plan_of(argv, inputs=inputs, outputs=outputs, stdin=source, stdout=stdout, base=cwd)
+        how |= {"stdin": stdin if isinstance(stdin, bytes) else None, "stdout": None, "cwd": None}
+        return Job(Native("remote_command", _staged_command, (plan, changes, _said(how))))
+    return Job(Native("remote_command", _remote_command, (words, changes, _said(how))))
 
 
-async def _remote_command(words: list[str], nodes: int | None, how: dict[str, Any]) -> CommandResult:
-    options, ranks = environment.current().options, how["ranks_per_node"]
-    changes: OptionChanges = {} if nodes is None else {"nodes": nodes}
-    if options.cpus == 1 < ranks:
+def _said(how: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in how.items() if value is not None and value is not False}
+
+
+async def _remote_command(words: list[str], changes: OptionChanges, how: dict[str, Any]) -> CommandResult:
+    _complete(changes := changes.copy(), words, how["ranks_per_node"])
+    result: CommandResult = await remote_eval(run_ranks, words, **how).using(**changes)
+    return result
+
+
+async def _staged_command(plan: Plan, changes: OptionChanges, how: dict[str, Any]) -> CommandResult:
+    _complete(changes := changes.copy(), plan.words, how["ranks_per_node"])
+
+    def submit(plan: Plan, ticket: Ticket) -> Job[tuple[CommandResult, str]]:
+        return remote_eval(staged.in_sandbox, plan, ticket, run_ranks, how).using(**changes)
+
+    result, made = await staged.carry_out(plan, submit)
+    return attrs.evolve(result, files=made)
+
+
+def _complete(changes: OptionChanges, words: Sequence[str], ranks: int) -> None:
+    """Ask for what follows from a command."""
+    options = environment.current().options
+    if options.cpus == 1 < ranks and "cpus" not in changes:
         changes["cpus"] = ranks
     if options.name is None and not unfit_name(name := Path(words[0]).name[:LONGEST_NAME]):
         changes["name"] = name
-    result: CommandResult = await remote_eval(run_ranks, words, **how).using(**changes)
-    return result
 
 
 async def run_ranks(  # noqa: PLR0913 (each is a keyword)

@@ -165,7 +165,9 @@ def _make_in(home: Path, name: str) -> Path:
             lock = -1
             try:
                 os.chmod(draft, 0o700, dir_fd=above)
-                lock = os.open(f"{draft}/{ALIVE}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
+                lock = os.open(
+                    f"{draft}/{ALIVE}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above
+                )
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.write(lock, socket.gethostname().encode())
                 os.mkdir(f"{draft}/{FILES}", 0o700, dir_fd=above)

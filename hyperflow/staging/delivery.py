@@ -1,0 +1,153 @@
+"""On the worker: outputs on their way home, beside their destination where that is seen, else in posts.
+
+Guarantees: what is said to be brought is on the disk there (fsync), or was read by the head in pieces. Each file has the
+digest of what was read here. A destination's full disk is an error that says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+
+from hyperflow import files
+from hyperflow.errors import OutputFailed
+from hyperflow.saying import as_written
+from hyperflow.staging.made import Found
+from hyperflow.staging.naming import Wanted
+from hyperflow.staging.parts import PIECE, RECEIVER, Begun, Entry, Manifest, Piece, Ticket, in_tree, is_there, part_of
+from hyperflow.worker.worker import post, worker_info
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the kernel says where something does not fit."""
+
+_NOT_FROM_HERE = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What it says where this node sees a directory, but may not write there."""
+
+_OPEN = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Delivery:
+    """Brings the outputs of one try of a command."""
+
+    def __init__(self, ticket: Ticket, argv: Sequence[str]) -> None:
+        self._ticket = ticket
+        self._argv = list(argv)
+        self._entries: list[Entry] = []
+        self._kept: dict[str, object] = {}
+        self.run = os.urandom(6).hex()
+        post(RECEIVER, Begun(ticket.token, self.run))
+
+    def bring(self, wanted: Wanted, found: Iterable[Found]) -> None:
+        """Bring an output; raises OutputFailed where there is no room for it."""
+        marker = self._ticket.markers[wanted.asked]
+        try:
+            part = self._opened(marker, wanted)
+            for one in found:
+                entry = _entry(wanted.asked, one)
+                if one.kind == "file":
+                    size, digest = self._posted(entry, one) if part is None else _written(in_tree(part, one.name), one)
+                    entry = entry._replace(size=size, digest=digest)
+                elif part is not None and one.kind == "link":
+                    os.symlink(one.target, in_tree(part, one.name))
+                elif part is not None and one.name:
+                    os.mkdir(in_tree(part, one.name), 0o700)
+                self._entries.append(entry)
+        except OSError as error:
+            raise self._told(wanted, marker, error) from error
+
+    def keep(self, asked: str, file: object) -> None:
+        """An output stays here, as this file."""
+        self._kept[asked] = file
+
+    def end(self, failed: bool) -> str:
+        """Say that all is there; return the name of this try."""
+        again = worker_info().attempt > 1
+        post(RECEIVER, Manifest(self._ticket.token, self.run, failed, again, tuple(self._entries), self._kept))
+        return self.run
+
+    def _opened(self, marker: str, wanted: Wanted) -> str | None:
+        """Make the part beside a marker, and return where; None where that is not seen, or not to be written."""
+        if not is_there(marker, self._ticket.proof):
+            return None
+        part = part_of(marker, self.run)
+        try:
+            if wanted.kind == "file":
+                os.close(os.open(part, _OPEN | os.O_EXCL, 0o600))
+            else:
+                os.mkdir(part, 0o700)
+        except OSError as error:
+            if error.errno in _NOT_FROM_HERE:
+                return None
+            raise
+        if not is_there(marker, self._ticket.proof):  # nobody waits any more, and nobody else would remove the part
+            with suppress(OSError):
+                os.unlink(part) if wanted.kind == "file" else os.rmdir(part)
+            raise FileNotFoundError(errno.ENOENT, "the head has ended this command", marker)
+        return part
+
+    def _posted(self, entry: Entry, one: Found) -> tuple[int, str]:
+        digest, size = hashlib.sha256(), 0
+        for piece in _pieces(one.path):
+            digest.update(piece)
+            post(RECEIVER, Piece(self._ticket.token, self.run, entry.asked, entry.name, size, piece))
+            size += len(piece)
+        return size, digest.hexdigest()
+
+    def _told(self, wanted: Wanted, marker: str, error: OSError) -> OutputFailed:
+        place = os.path.dirname(marker)
+        if error.errno in FULL:
+            return OutputFailed(self._argv, wanted.asked, no_room(place))
+        return OutputFailed(self._argv, wanted.asked, f"it cannot be brought to {place}: {error}", worker_info().node)
+
+
+def free_at(place: str | os.PathLike[str]) -> int:
+    """Return how many bytes the user may still write in a directory; -1 where nobody knows."""
+    try:
+        found = os.statvfs(place)
+    except OSError:
+        return -1
+    return found.f_bavail * found.f_frsize
+
+
+def no_room(place: str) -> str:
+    """Say that a directory at home has no room, and what to do."""
+    return (
+        f"there is no room for it in {place} ({as_written(max(free_at(place), 0))} are free). What was there before is untouched; free space, raise the "
+        'quota, name another place: Output("/large/..."), or leave it on its node: Output(..., keep="node")'
+    )
+
+
+def _entry(asked: str, one: Found) -> Entry:
+    always = {"file": 0o600, "directory": 0o700, "link": 0o777}[one.kind]
+    return Entry(asked, one.name, one.kind, mode=one.mode | always, target=one.target)
+
+
+def _written(place: str, one: Found) -> tuple[int, str]:
+    """Copy a file; return its size and digest."""
+    digest, size = hashlib.sha256(), 0
+    if one.name and "/" in one.name and not os.path.isdir(above := os.path.dirname(place)):
+        os.makedirs(above, 0o700, exist_ok=True)
+    number = os.open(place, _OPEN, 0o600)
+    try:
+        for piece in _pieces(one.path):
+            digest.update(piece)
+            size += len(piece)
+            left = memoryview(piece)
+            while left:
+                left = left[os.write(number, left) :]
+        os.fchmod(number, one.mode | 0o600)
+        os.fsync(number)
+    finally:
+        os.close(number)
+    return size, digest.hexdigest()
+
+
+def _pieces(path: str) -> Iterator[bytes]:
+    """Yield what is in a file; one piece at least."""
+    with files.opened(path) as file:
+        yield file.read(PIECE)
+        while piece := file.read(PIECE):
+            yield piece
