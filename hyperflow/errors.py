@@ -21,6 +21,8 @@
     ├── AllocationEnding               the allocation ends soon: the evaluation was not run, or not to its end
     ├── CommandFailed                  an external program ended with a status that was not accepted
     ├── OutputFailed                   a file that a command was to make did not come home
+    ├── FileUnavailable                a File cannot be had where it is wanted; says why
+    │   └── FileLost                   ... it was kept on a node that has gone
     ├── ScratchFull                    a node's scratch directory has no room; another node is tried first
     ├── FileUnavailable                a File cannot be had where it is wanted; says why
     │   ├── FileMissing (FileNotFoundError)  ... there is no such file, or nothing that fits the pattern
@@ -368,6 +370,31 @@ class OutputFailed(HyperflowError):
         where = f" on {self.node}" if self.node else ""
         text = f"output {self.output!r} of command {self.argv!r}{where}: {self.why}"
         return text + (f"\nits output is in {self.log_file}" if self.log_file else "")
+
+
+class FileUnavailable(HyperflowError):
+    """A File cannot be had where it is wanted: it cannot be read, copied, or fetched."""
+
+
+@attrs.define(slots=False, repr=False)
+class FileLost(FileUnavailable):
+    """A file that was kept on the node where it was made (`keep="node"`) is not there any more.
+
+    Args:
+        file: Which file.
+        node: The node that had it.
+        why: What has happened to it.
+    """
+
+    file: str
+    node: str
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file} was kept on {self.node}, and cannot be had from there any more: {self.why}. Make it again, "
+            'or have it come home when it is made: hf.Output(..., keep="home")'
+        )
 
 
 @attrs.define(slots=False, repr=False)

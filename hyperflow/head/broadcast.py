@@ -17,7 +17,8 @@ import hashlib
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 from hyperflow.head.link import Link
 from hyperflow.wire import messages, proving
@@ -40,16 +41,67 @@ TRIES = 2
 FAILURES_TO_STOP = 3
 
 
-class _Spread:
-    """One block on its way."""
+class Content(Protocol):
+    """What is spread: a block, or a file (node_files.py)."""
 
-    def __init__(self, number: DefinitionNumber, block: Block) -> None:
+    is_file: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Its SHA-256."""
+        ...
+
+    def send(self, link: Link, number: DefinitionNumber) -> None:
+        """Begin to send it to a node from here."""
+        ...
+
+
+OnFetched = Callable[[str, DefinitionNumber, str], object]
+
+
+def _nobody(node: str, number: DefinitionNumber, cause: str) -> None:
+    """Do nothing."""
+
+
+class _OfBlock:
+    """A block as something that is spread."""
+
+    is_file = False
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self._digest = ""
+
+    @property
+    def size(self) -> int:
+        return self._block.size
+
+    @property
+    def digest(self) -> str:
+        if not self._digest:
+            self._digest = hashlib.sha256(self._block.view()).hexdigest()
+        return self._digest
+
+    def send(self, link: Link, number: DefinitionNumber) -> None:
+        link.write_block(number, self._block)
+
+
+class _Spread:
+    """One content on its way."""
+
+    def __init__(self, number: DefinitionNumber, content: Content) -> None:
         self.number = number
-        self.block = block
-        self.digest = ""
+        self.content = content
+        self.roots = ROOTS
         self.begun: dict[str, int] = {}  # nodes that have it or get it, in their order
         self.places: deque[str] = deque()  # each node as often as it can have another child
         self.parents: dict[str, str] = {}  # of those that are getting it
+        self.came_from: dict[str, str] = {}
         self.tries: dict[str, int] = {}
         self.sure: set[str] = set()  # nodes that have all of it, or get it from the head
 
@@ -66,9 +118,8 @@ class _Spread:
         self.places = deque(each for each in self.places if each != node)
 
     def order(self, hosts: tuple[str, ...], port: int) -> Fetch:
-        if not self.digest:
-            self.digest = hashlib.sha256(self.block.view()).hexdigest()
-        return Fetch(self.number, self.block.size, self.digest, hosts, port)
+        content = self.content
+        return Fetch(self.number, content.size, content.digest, hosts, port, content.is_file)
 
 
 class Broadcast:
@@ -76,6 +127,8 @@ class Broadcast:
 
     def __init__(self, links: Mapping[str, Link], enabled: bool) -> None:
         self.enabled = enabled
+        self.on_fetched: OnFetched = _nobody
+        """Gets the node, a content that is there now, or cannot be there, and why not."""
         self._links = links
         self._secret = os.urandom(proving.SECRET).hex()
         self._spreads: dict[DefinitionNumber, _Spread] = {}
@@ -90,12 +143,29 @@ class Broadcast:
         link = self._links[node]
         if not self.enabled or link.shares_memory:
             link.write_block(number, block)
+        else:
+            known = self._spreads.get(number)
+            self.spread(node, number, _OfBlock(block) if known is None else known.content)
+
+    def has(self, node: str, number: DefinitionNumber, content: Content) -> None:
+        """A node has a content that is not here: others get it from there."""
+        spread = self._spreads[number] = _Spread(number, content)
+        spread.roots = 0
+        spread.begun[node] = 0
+        spread.sure.add(node)
+        spread.places.extend([node] * FAN_OUT)
+
+    def spread(self, node: str, number: DefinitionNumber, content: Content) -> None:
+        """Have a node get a content that has to travel."""
+        link = self._links[node]
+        if not self.enabled or link.shares_memory:
+            content.send(link, number)
             return
         spread = self._spreads.get(number)
         if spread is None:
-            spread = self._spreads[number] = _Spread(number, block)
-        spread.begun[node] = len(spread.begun)
-        if len(spread.sure) < ROOTS:
+            spread = self._spreads[number] = _Spread(number, content)
+        spread.begun[node] = 1 + max(spread.begun.values(), default=0)
+        if len(spread.sure) < spread.roots:
             self._send(spread, node)
         else:
             self._find_parent(spread, node)
@@ -103,7 +173,7 @@ class Broadcast:
     def _send(self, spread: _Spread, node: str) -> None:
         """Send a block from here."""
         spread.parents.pop(node, None)
-        self._links[node].write_block(spread.number, spread.block)
+        spread.content.send(self._links[node], spread.number)
         spread.sure.add(node)
         spread.remove(node)
         spread.places.extendleft([node] * FAN_OUT)
@@ -149,7 +219,12 @@ class Broadcast:
                         self._failed(spread, child, "its parent has no address that is known")
             return
         said = messages.read(Fetched, body)
-        found = self._spreads.get(DefinitionNumber(said.number))
+        number = DefinitionNumber(said.number)
+        found = self._spreads.get(number)
+        if found is not None and said.own:
+            self._leave(found, node)
+        if said.own or not said.cause:
+            self.on_fetched(node, number, said.cause)
         if found is None or node not in found.parents:
             return  # forgotten meanwhile, or sent meanwhile
         if said.cause:
@@ -158,6 +233,7 @@ class Broadcast:
             self._succeeded = True
             found.sure.add(node)
             parent = found.parents.pop(node)
+            found.came_from[node] = parent
             if parent in found.begun:
                 found.places.append(parent)
 
@@ -165,7 +241,7 @@ class Broadcast:
         """A node could not get a block from its parent."""
         self._failures += 1
         parent = spread.parents[node]
-        logger.info("%s could not get %s bytes from %s: %s", node, spread.block.size, parent, cause)
+        logger.info("%s could not get %s bytes from %s: %s", node, spread.content.size, parent, cause)
         spread.remove(parent)
         if self.enabled and not self._succeeded and self._failures >= FAILURES_TO_STOP:
             self.enabled = False
@@ -177,18 +253,27 @@ class Broadcast:
         self._told.discard(node)
         self._asked.discard(node)
         self._listening.pop(node, None)
-        for spread in self._spreads.values():
-            if node not in spread.begun:
-                continue
-            spread.remove(node)
-            spread.sure.discard(node)
-            spread.parents.pop(node, None)
-            spread.tries.pop(node, None)
-            del spread.begun[node]
-            for child in [child for child, parent in spread.parents.items() if parent == node]:
-                spread.tries[child] -= 1  # no fault of its own
-                if child in self._links:
-                    self._find_parent(spread, child)
+        for spread in list(self._spreads.values()):
+            self._leave(spread, node)
+
+    def _leave(self, spread: _Spread, node: str) -> None:
+        """A node has a content no more, and does not get it."""
+        if node not in spread.begun:
+            return
+        spread.remove(node)
+        spread.sure.discard(node)
+        spread.parents.pop(node, None)
+        spread.tries.pop(node, None)
+        del spread.begun[node]
+        for child in [child for child, parent in spread.parents.items() if parent == node]:
+            spread.tries[child] -= 1  # no fault of its own
+            if child in self._links:
+                self._find_parent(spread, child)
+
+    def source_of(self, node: str, number: DefinitionNumber) -> str:
+        """Return from which node another one has got a content; "" for the head."""
+        found = self._spreads.get(number)
+        return "" if found is None else found.came_from.get(node, "")
 
     def forget(self, numbers: Iterable[DefinitionNumber]) -> None:
         """These blocks are not used any more."""

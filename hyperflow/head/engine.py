@@ -59,6 +59,7 @@ from hyperflow.head.learning import Learning
 from hyperflow.head.link import Frame, Link
 from hyperflow.head.losses import Losses
 from hyperflow.head.membership import Membership, OnReturned
+from hyperflow.head.node_files import NodeFiles
 from hyperflow.head.orders import Orders
 from hyperflow.head.pieces import PieceTable
 from hyperflow.head.post_mortems import PostMortems
@@ -76,6 +77,7 @@ from hyperflow.request import CPUS_ONLY, Capacity
 from hyperflow.scheduling.scheduler import REBALANCE_LOOKS, REBALANCE_PAUSE, Scheduler
 from hyperflow.scheduling.state import Task, Worker, is_started
 from hyperflow.shipping.packer import Kept, PackedCall, Packer
+from hyperflow.staging.keeping import KEEPING
 from hyperflow.steering import Steered
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
@@ -156,7 +158,9 @@ class Engine:
         self.pieces = PieceTable(self.fleet, self._evaluations)
         self.receivers = self.pieces.receivers
         self._broadcast = Broadcast(self.fleet.links, settings.node_to_node != "off")
-        self.fleet.on_peers = self._broadcast.on_message
+        self.node_files = NodeFiles(self.fleet.links, self._broadcast, self._packer.next_number)
+        self.fleet.on_peers = self.node_files.on_message
+        self.receivers[KEEPING] = self.node_files.kept.note
         self._orders = Orders(
             self.fleet.links, self._broadcast, self._packer, self._evaluations, self._events, self.fleet.logs
         )
@@ -213,6 +217,7 @@ class Engine:
             packer=self._packer,
             orders=self._orders,
             broadcast=self._broadcast,
+            node_files=self.node_files,
             events=self._events,
             tally=self._tally,
             counts=self._counts,
@@ -701,6 +706,7 @@ class Engine:
             evaluation.cancel()
         self._flush()
         try:
+            await self.node_files.close()
             await self.fleet.close()
             await self.locks.close()
             await self._checkpoints.close()

@@ -19,6 +19,7 @@ from hyperflow.head.ends import Ends
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.fleet import Fleet
 from hyperflow.head.learning import Learning
+from hyperflow.head.node_files import NodeFiles
 from hyperflow.head.orders import Orders
 from hyperflow.head.pieces import PieceTable
 from hyperflow.head.post_mortems import PostMortems
@@ -54,6 +55,7 @@ class Head:
     packer: Packer
     orders: Orders
     broadcast: Broadcast
+    node_files: NodeFiles
     events: EventLog
     tally: Tally
     counts: Counter[str]

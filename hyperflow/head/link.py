@@ -52,7 +52,7 @@ MOST_IDLE = 64
 ANSWERS = int(Kind.ANSWERS)
 """As a plain number, because each frame is compared with it."""
 
-OF_PEERS = frozenset(map(int, (Kind.LISTENING, Kind.FETCHED)))
+OF_PEERS = frozenset(map(int, (Kind.LISTENING, Kind.FETCHED, Kind.FILE_HELD, Kind.FILE_PIECE)))
 OF_LINKS = OF_PEERS | set(map(int, (Kind.ALIVE, Kind.BLOCK, Kind.CONTENT, Kind.BROKEN)))
 """Kinds of frames that the engine does not see."""
 
@@ -119,6 +119,7 @@ class Link:
         self._connection: Connection | None = None
         self._full = False  # whether the stream holds more than it should
         self._backlog: deque[Sequence[frames.Bytes]] = deque()  # what waits for it
+        self._room: asyncio.Future[None] | None = None  # of those who wait for it
         self._early: list[Callable[[], None]] | None = None  # what is to be written after the handshake
         self._shares_memory = False
         self.channels: Channels | None = None
@@ -307,6 +308,21 @@ class Link:
         self._full = False
         while self._backlog and not self._full and self._connection is not None:
             self._connection.write(self._backlog.popleft())
+        if not self._full:
+            self._tell_room()
+
+    async def room(self) -> bool:
+        """Wait until the stream takes more, and nothing else waits for it; return whether it has not ended."""
+        while (self._full or self._backlog) and not (self._lost or self._closing):
+            if self._room is None:
+                self._room = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._room)
+        return not (self._lost or self._closing)
+
+    def _tell_room(self) -> None:
+        if self._room is not None:
+            self._room.set_result(None)
+            self._room = None
 
     def found(self, worker: WorkerNumber, buffers: Sequence[frames.Buffer]) -> list[memoryview]:
         """Return the buffers of a result, with those that are in blocks; raises OSError if one could not be opened."""
@@ -435,6 +451,7 @@ class Link:
         if self._lost:
             return
         self._lost = True
+        self._tell_room()
         self._views.close()
         if self.channels is not None:
             self.channels.close()
@@ -471,6 +488,7 @@ class Link:
         connection, self._closing = self._connection, True
         if connection is None:
             return
+        self._tell_room()
         if self._inbox is None:
             self._backlog.clear()
             self.write([frames.frame(Kind.CLOSE)])

@@ -134,6 +134,7 @@ class Losses:
         self._bulk.single_out_all([node])
         head.orders.at_nodes.pop(node, None)
         head.broadcast.lost(node)
+        head.node_files.lost(node)
         head.ends.forget(node)
         for each in head.scheduler.workers_at(node):
             head.orders.worker_gone(each.number)

@@ -52,6 +52,7 @@ class Said:
             Kind.PRINTED: self._printed,
             Kind.RANKS_WANTED: ranks.on_message,
             Kind.PIECE: self._piece,
+            Kind.FILE_WANTED: head.node_files.wanted,
             Kind.HAS: self._has,
         }
 

@@ -38,6 +38,7 @@ PASSED_ON = frozenset(
         (
             *(Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED, Kind.SLOT_WANTED),
             *(Kind.PRINTED, Kind.RETURNED, Kind.HAS, Kind.USED, Kind.RANKS_WANTED, Kind.PIECE),
+            Kind.FILE_WANTED,
         ),
     )
 )

@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from hyperflow.launcher.node_files import NodeFiles
 from hyperflow.launcher.peers import Peers
 from hyperflow.wire import frames
 from hyperflow.wire.frames import Kind
@@ -19,10 +20,11 @@ from hyperflow.wire.shared_memory import Block, Offer, Proof, is_shared
 
 
 class NodeCache:
-    """Definitions and blocks."""
+    """Definitions and blocks. Files that come go the same ways, and to a place of their own (node_files.py)."""
 
-    def __init__(self, peers: Peers) -> None:
+    def __init__(self, peers: Peers, files: NodeFiles) -> None:
         self._peers = peers
+        self._files = files
         self._awaited: set[DefinitionNumber] = set()  # blocks that other nodes are to hand on
         self.proof = Proof()
         self.shares_memory = False
@@ -59,6 +61,10 @@ class NodeCache:
     def expect(self, order: Fetch) -> None:
         """A block comes from another node: from this one, or from one that is named later."""
         number = DefinitionNumber(order.number)
+        if order.is_file:
+            if order.hosts and number in self._files:  # else it has failed meanwhile, and the head hears of it
+                self._peers.fetch(frames.NUMBER.pack(number), order.digest, order.hosts, order.port)
+            return
         if number not in self._blocks:
             self._awaited.add(number)
             self._begin(number, order.size)
@@ -76,6 +82,9 @@ class NodeCache:
     def fill(self, body: memoryview) -> DefinitionNumber | None:
         """Add to a block that has begun; return its number if something waits for it and it is whole now."""
         (number,) = frames.NUMBER.unpack_from(body)
+        if number in self._files:
+            self._files.fill(number, body[frames.NUMBER.size :])
+            return None
         if number not in self._blocks:
             return None
         self._blocks[number].append(body[frames.NUMBER.size :])
@@ -89,7 +98,7 @@ class NodeCache:
         """Let go of what will not be wanted again."""
         for (number,) in frames.NUMBER.iter_unpack(body):
             self._definitions.pop(number, None)
-            if number in self._blocks:
+            if not self._files.forget(number) and number in self._blocks:
                 self._peers.drop(frames.NUMBER.pack(number))
                 self._blocks.pop(number).close()
 
@@ -125,5 +134,6 @@ class NodeCache:
 
     def close(self) -> None:
         """In a forked worker: let go of all blocks, or its copies of the descriptors would keep their memory."""
+        self._files.close()
         for block in (*self._blocks.values(), *self._passed.values()):
             block.close()

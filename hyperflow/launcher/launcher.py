@@ -35,6 +35,7 @@ from hyperflow.launcher.cache import NodeCache
 from hyperflow.launcher.ends import Ends
 from hyperflow.launcher.head_stream import HeadStream
 from hyperflow.launcher.memory import MemoryLimits
+from hyperflow.launcher.node_files import NodeFiles
 from hyperflow.launcher.peers import Peers
 from hyperflow.launcher.post_mortems import PostMortems
 from hyperflow.launcher.teams import HANDLED, Teams
@@ -99,11 +100,14 @@ FORWARDED = frozenset(
         int,
         (
             *(Kind.NAMED, Kind.FACTS, Kind.CHANNEL, Kind.RETURNED),
-            *(Kind.LOCK_REPLY, Kind.STREAM_REPLY, Kind.SLOT_REPLY, Kind.RANKS_ENDED, Kind.MORE),
+            *(Kind.LOCK_REPLY, Kind.STREAM_REPLY, Kind.SLOT_REPLY, Kind.RANKS_ENDED, Kind.MORE, Kind.FILE_HERE),
         ),
     )
 )
 """What only workers understand."""
+
+OF_FILES = frozenset(map(int, (Kind.FILE_COMES, Kind.FILE_HOLD, Kind.FILE_PULL, Kind.FILE_RELEASED)))
+"""What is about files on their way to this node, or kept on it."""
 
 
 class Launcher:
@@ -123,7 +127,8 @@ class Launcher:
         """When it is to look at all clocks."""
         self.zygote = Zygote()
         self.peers = Peers(self.selector, self.on_fetched, self.wake_by)
-        self.cache = NodeCache(self.peers)
+        self.files = NodeFiles(self.peers, self.head.send, self.tell)
+        self.cache = NodeCache(self.peers, self.files)
         self.held: dict[WorkerNumber, list[tuple[int, memoryview]]] = {}
         """What workers are to get when a block has come from another node."""
         self.post_mortems = PostMortems(self.selector, self.head.send)
@@ -343,6 +348,8 @@ class Launcher:
             self.ends.hear(body, self.workers.values())
         elif kind == Kind.ALIVE:
             pass  # it was heard
+        elif kind in OF_FILES:
+            self.files.handle(kind, number, body)
         elif kind == Kind.INSPECT:
             self.post_mortems.ask(messages.read(Inspect, body))
         elif process is None or process.status is not None:
@@ -398,6 +405,8 @@ class Launcher:
     def on_fetched(self, name: bytes, cause: str) -> None:
         """A block has come from another node, or could not be had there."""
         (number,) = frames.NUMBER.unpack(name)
+        if self.files.fetched(number, cause):
+            return
         self.head.send(messages.framed(Fetched(number, cause)))
         if not cause:
             self.release(DefinitionNumber(number))
@@ -512,6 +521,12 @@ class Launcher:
             self.selector.modify(process.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, process)
         process.backlog += data
 
+    def tell(self, number: WorkerNumber, data: bytes) -> None:
+        """Send to a worker, if it is there."""
+        process = self.workers.get(number)
+        if process is not None and process.status is None:
+            self.forward(process, data)
+
     def let_go_on(self, gone: child.WorkerProcess) -> None:
         """A worker with GPUs has gone: those that wait for these get what is there for them."""
         for process in self.workers.values():
@@ -601,8 +616,12 @@ class Launcher:
         """Nothing is left of a worker: tell the head."""
         del self.workers[process.number], self.timed[process.number]
         self.held.pop(process.number, None)
+<<<<<<< HEAD
         if scratch.discard(process.number):
             os.kill(os.getppid(), signal.SIGCHLD)  # the keeper looks into the trash
+=======
+        self.files.worker_gone(process.number)
+>>>>>>> res-d
         if process.gpus:
             self.let_go_on(process)
         status, reason = process.status if process.status is not None else 70, process.reason

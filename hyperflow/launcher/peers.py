@@ -88,8 +88,18 @@ class Peers:
     def drop(self, name: bytes) -> None:
         """It is not handed on any more, and not fetched."""
         self._contents.pop(name, None)
+        self.stop(name)
+
+    def stop(self, name: bytes) -> None:
+        """It is not fetched any more, and comes some other way."""
         if (fetch := self._fetches.pop(name, None)) is not None:
             fetch.hang_up()
+
+    def end(self, name: bytes) -> None:
+        """Nothing more of it will be here: children are to look for another parent."""
+        self.drop(name)
+        for child in [child for child in self.children if child.name == name]:
+            child.leave()
 
     def find(self, name: bytes) -> Content | None:
         """Return a content that is here, or arriving."""
@@ -256,6 +266,7 @@ class _Fetch:
         try:
             self._content.block.append(memoryview(data))
         except OSError as error:
+            self._hosts.clear()  # there is none at other addresses either
             self._failed(f"no room for it: {error}")
             return
         self._peers.grown(self._name)

@@ -93,7 +93,7 @@ class Packer:
     """Packs calls, and keeps account of definitions and shared buffers."""
 
     def __init__(self, most_blocks: int = MOST_BLOCKS) -> None:
-        next_number = functools.partial(next, map(DefinitionNumber, itertools.count(1)))
+        self.next_number = next_number = functools.partial(next, map(DefinitionNumber, itertools.count(1)))
         self.buffers = SharedBuffers(next_number, most_blocks)
         self.definitions = Definitions(next_number, self.buffers)
         self.epoch = 0

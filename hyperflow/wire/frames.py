@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from hyperflow.wire.channel import IN_CHANNEL
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
 
-PROTOCOL_VERSION = 12
+PROTOCOL_VERSION = 13
 
 HEADER = struct.Struct("<IQBI")  # BEGIN, length of the body, kind, worker
 TAIL = struct.Struct("<I")  # END
@@ -50,6 +50,9 @@ RANGE = struct.Struct("<QI")  # first task, number of tasks
 ANSWERED = struct.Struct("<IIf")  # worker, bytes of its records, seconds since it had ended the last of them
 CHANNEL = struct.Struct("<Qq")  # process and descriptor that hold it
 BLOCK = struct.Struct("<QQQq")  # its number, size, process and descriptor that hold it; process 0: CONTENT follows
+FILE_HERE = struct.Struct("<IQqII")  # serial, process, descriptor, number of an error, length of a text; text, content
+FILE_PULL = struct.Struct("<IQI")  # a content, where to begin, how many bytes
+FILE_PIECE = struct.Struct("<IQ")  # a content, where its bytes begin; they follow, none where they cannot be read
 
 BEGIN, END_NUMBER = 0xF5FBC1F9, 0xFAC0F6FD
 """Of bytes that no text has in UTF-8."""
@@ -163,6 +166,14 @@ class Kind(enum.IntEnum):
     RANKS_WANTED = 61  # worker > launcher > head: start a program on another node of the evaluation, or end it
     RANKS_ENDED = 62  # head > launcher > worker: it has ended
     GUEST = 63  # head > launcher: run a program as if it were a worker
+    FILE_WANTED = 64  # worker > launcher > head: an evaluation needs a file that it does not see
+    FILE_COMES = 65  # head > launcher: a content that comes is a file, for which this worker waits
+    FILE_HERE = 66  # head, launcher > worker: where it is, what is in it, or why it cannot be had
+    FILE_HOLD = 67  # head > launcher: others want a file that was kept there
+    FILE_HELD = 68  # launcher > head: it can be had from there, or cannot
+    FILE_PULL = 69  # head > launcher: send a piece of that here
+    FILE_PIECE = 70  # launcher > head: the piece
+    FILE_RELEASED = 71  # head > launcher: nobody will want a file that was kept there
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
 
@@ -223,6 +234,31 @@ def result_frame(
 
 Buffer = memoryview | int
 """A buffer, or the number of the block that it is in, or its place in a channel."""
+
+
+def file_here(
+    worker: WorkerNumber, serial: int, pid: int, fd: int, before: str = "", content: Bytes = b""
+) -> bytes:
+    """Return the frame that tells a worker where a file is; without a process: what is in it."""
+    return _file_here(worker, (serial, pid, fd, 0), before, content)
+
+
+def file_refused(worker: WorkerNumber, serial: int, number: int, cause: str) -> bytes:
+    """Return the frame that tells a worker why there is no file: by the number of an error, and a text."""
+    return _file_here(worker, (serial, 0, -1, number), cause, b"")
+
+
+def _file_here(worker: WorkerNumber, values: tuple[int, int, int, int], text: str, content: Bytes) -> bytes:
+    said = text.encode(errors="replace")
+    return frame(Kind.FILE_HERE, worker, b"".join((FILE_HERE.pack(*values, len(said)), said, content)))
+
+
+def read_file_here(body: memoryview) -> tuple[int, int, int, int, str, memoryview]:
+    """Return serial, process, descriptor, number of the error, text and content."""
+    *values, length = FILE_HERE.unpack_from(body)
+    end = FILE_HERE.size + length
+    serial, pid, fd, number = values
+    return serial, pid, fd, number, bytes(body[FILE_HERE.size : end]).decode(errors="replace"), body[end:]
 
 
 def definition(number: int, shape: Shape, blocks: Sequence[int], data: bytes) -> bytes:

@@ -253,6 +253,7 @@ class Fetch(NamedTuple):
     digest: str  # SHA-256
     hosts: tuple[str, ...]  # of the node that has it or gets it; nothing: that is said later
     port: int
+    is_file: bool = False
 
 
 class Fetched(NamedTuple):
@@ -260,6 +261,51 @@ class Fetched(NamedTuple):
 
     number: int
     cause: str  # why it could not be had from that node; else ""
+    own: bool = False  # it is this node that cannot have it, whoever sends it
+
+
+class FileWanted(NamedTuple):
+    """Worker to head: an evaluation needs a file, and does not see its source."""
+
+    task: TaskNumber
+    serial: int  # as the worker counts its requests
+    digest: str  # SHA-256
+    size: int
+    source: str  # where the head finds it
+    wrong: str  # what came at the first try had this digest; then the head sends it itself. "" at the first try
+
+
+class FileOrder(NamedTuple):
+    """Head to launcher: a content with this number is a file, and a worker waits for it."""
+
+    number: int
+    size: int
+    serial: int  # of the worker's request
+    known: bool  # it is on its way there, or there, already
+    before: str  # what the worker is told with it: from where it came the first time, with wrong bytes
+
+
+class FileHold(NamedTuple):
+    """Head to launcher: hand a file on that was kept on that node."""
+
+    number: int
+    path: str
+    size: int
+
+
+class FileHeld(NamedTuple):
+    """Launcher to head: it does."""
+
+    number: int
+    pid: int
+    fd: int
+    cause: str  # why not; else ""
+
+
+class FileReleased(NamedTuple):
+    """Head to launcher: nobody will want a file that was kept there."""
+
+    path: str
 
 
 Message = (
@@ -267,6 +313,11 @@ Message = (
     | Listening
     | Fetch
     | Fetched
+    | FileWanted
+    | FileOrder
+    | FileHold
+    | FileHeld
+    | FileReleased
     | Greeting
     | Setup
     | SysPath
@@ -296,6 +347,11 @@ KINDS: dict[type[Message], Kind] = {
     Listening: Kind.LISTENING,
     Fetch: Kind.FETCH,
     Fetched: Kind.FETCHED,
+    FileWanted: Kind.FILE_WANTED,
+    FileOrder: Kind.FILE_COMES,
+    FileHold: Kind.FILE_HOLD,
+    FileHeld: Kind.FILE_HELD,
+    FileReleased: Kind.FILE_RELEASED,
     Greeting: Kind.GREETING,
     Setup: Kind.SETUP,
     SysPath: Kind.PATH,

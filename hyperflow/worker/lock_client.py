@@ -20,6 +20,7 @@ from hyperflow.locking.manager import inside, resolve
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import (
+    FileWanted,
     LockReleased,
     LockReply,
     LockWanted,
@@ -52,6 +53,7 @@ class LockClient:
         self._replies: list[LockReply] = []  # which is put here
         self._stream = StreamReply(TaskNumber(0), ())  # of the evaluation that asked last
         self._slot = SlotReply(TaskNumber(0), "")  # the same
+        self._files: list[memoryview] = []  # answers to who asks for a file
         self._pid = os.getpid()
         self._thread = threading.get_ident()
 
@@ -158,6 +160,19 @@ class LockClient:
             raise HyperflowError(self._slot.refusal)
         return self._slot.path
 
+    def file(self, digest: str, size: int, source: str, wrong: str = "") -> memoryview:
+        """Ask for a file; return the body of the answer to that (frames.read_file_here)."""
+        self.check("a file that this node does not see is asked for", "call File.path() before these start")
+        self._serial += 1
+        serial = self._serial
+        self._files.clear()
+        self._launcher.sendall(messages.framed(FileWanted(self.task, serial, digest, size, source, wrong)))
+        while not (found := [body for body in self._files if frames.NUMBER.unpack_from(body) == (serial,)]):
+            self._files.clear()  # answers to a request that a signal has ended
+            self._feed(self._launcher.recv(frames.CHUNK))
+        self._files.clear()
+        return found[0]
+
     def stream_of(self, task: TaskNumber) -> tuple[int, ...]:
         """Return what an evaluation has been told of its random stream; nothing if it has not asked."""
         return self._stream.words if self._stream.task == task else ()
@@ -199,6 +214,9 @@ class LockClient:
                 continue
             if kind == Kind.SLOT_REPLY:
                 self._slot = messages.read(SlotReply, body)
+                continue
+            if kind == Kind.FILE_HERE:
+                self._files.append(body)
                 continue
             if kind != Kind.LOCK_REPLY:
                 self.later.append((kind, worker, body))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from hyperflow.launcher.cache import NodeCache
+from hyperflow.launcher.node_files import NodeFiles
 from hyperflow.launcher.peers import Peers
 from hyperflow.wire import frames
 from hyperflow.wire.messages import Fetch
@@ -22,7 +23,8 @@ ORDER = Fetch(SEVEN, len(DATA), hashlib.sha256(DATA).hexdigest(), (), 0)
 def cache() -> Iterator[NodeCache]:
     """Give a test a cache whose node fetches nothing by itself."""
     with selectors.DefaultSelector() as selector:
-        made = NodeCache(Peers(selector, lambda name, cause: None, lambda moment: None))
+        peers = Peers(selector, lambda name, cause: None, lambda moment: None)
+        made = NodeCache(peers, NodeFiles(peers, lambda data: None, lambda worker, data: None))
         yield made
         made.proof.close()
         made.close()
