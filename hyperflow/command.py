@@ -122,9 +122,9 @@ async def run(
         log_line("$ " + " ".join(words))
         began = time.monotonic()
         try:
-            pid = _start(words, (source, out, err), cwd, variables)
+            pid = start(words, (source, out, err), cwd, variables)
         except OSError as error:
-            error.add_note(f"(run_command({words!r}) on {info.node}{_sought(words[0], error, cwd, variables)})")
+            error.add_note(f"(run_command({words!r}) on {info.node}{sought(words[0], error, cwd, variables)})")
             raise
         if capture:
             stack.enter_context(_kept(words[0], [file for file in (out, err) if not isinstance(file, int)]))
@@ -230,7 +230,7 @@ def words_of(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
     return words
 
 
-def _sought(program: str, error: OSError, cwd: str | os.PathLike[str] | None, variables: Mapping[bytes, bytes]) -> str:
+def sought(program: str, error: OSError, cwd: str | os.PathLike[str] | None, variables: Mapping[bytes, bytes]) -> str:
     """Return where a program that could not be started was sought; what the error says itself is not repeated."""
     where = os.fspath(cwd) if cwd is not None else os.getcwd()
     said = f", in {where}" if str(error.filename) != where else ", which was to be its directory"
@@ -274,7 +274,7 @@ def environment_of(info: WorkerInfo, env: Mapping[str, str] | None, threads: int
     return built | {os.fsencode(name): os.fsencode(value) for name, value in more.items()}
 
 
-def _start(
+def start(
     words: list[str],
     streams: tuple[IO[bytes] | int, IO[bytes] | int, IO[bytes] | int],
     cwd: str | os.PathLike[str] | None,
