@@ -1,8 +1,8 @@
-"""What does a task of an array of commands cost? `hyperflow array` beside GNU parallel, xargs, HyperQueue, and posix_spawn.
+"""What does a task of `hyperflow array` cost, beside GNU parallel, xargs, HyperQueue and a bare loop of posix_spawn?
 
-Each contestant runs `true` often, two at a time, once with few and once with many tasks. What a further task costs is the
-difference, so that nobody is charged for how long it takes to start; that is told beside it. CPU time is that of all
-processes that were started, those included that went away from their parents.
+Each contestant runs `true` often, two at a time, once with few and once with many tasks. What a further task costs is
+the difference, so that nobody is charged for how long it takes to start; that is told beside it. CPU time is that of
+all processes that were started, those included that went away from their parents.
 """
 
 import os

@@ -90,7 +90,7 @@ from hyperqueue import Job, LocalCluster
 from hyperqueue.cluster import WorkerConfig
 place, tasks, micros = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 words = [str(place / "ledger"), str(place / "entries"), str(place / "mended")]
-with LocalCluster(server_dir=place / "server") as cluster:
+with LocalCluster(server_dir=str(place / "server")) as cluster:
     for _ in range(3):
         cluster.start_worker(WorkerConfig(cores=4))
     client = cluster.client()
@@ -106,7 +106,7 @@ with LocalCluster(server_dir=place / "server") as cluster:
 
 
 def hyperqueue(python: str, tasks: int) -> None:
-    """Play it with HyperQueue: what its Python package starts again knows nothing of before, so all is submitted again."""
+    """Play it with HyperQueue: what its package starts again knows nothing of before, so all is submitted again."""
     with tempfile.TemporaryDirectory(prefix="hf-story-") as where:
         place, here = Path(where), Here()
         (place / "files").mkdir()
@@ -115,14 +115,14 @@ def hyperqueue(python: str, tasks: int) -> None:
         argv = [python, "-c", HYPERQUEUE, str(place), str(tasks), str(story.micros)]
         began = time.monotonic()
         with here.start(argv, cwd=place, env={}, log=place / "log") as first:
-            story.wait_done(tasks // 2, 600)
+            story.wait_done(tasks // 2, first, 100)
             here.kill_all()
             first.kill()
         before = story.often("done")
-        here.run(argv, cwd=place, env={}, timeout=600)
+        here.run(argv, cwd=place, env={}, timeout=200)
         after, failed = story.often("done"), story.often("failed")
         story.mended.touch()
-        here.run(argv, cwd=place, env={}, timeout=600)
+        here.run(argv, cwd=place, env={}, timeout=200)
         done = story.often("done")
         print(f"HyperQueue, its Python package: {tasks} tasks, {time.monotonic() - began:.0f} s")
         print(f"  done at the kill, by the ledger           {len(before)}")

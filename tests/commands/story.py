@@ -154,9 +154,14 @@ class Story:
         """Return how often each task has this entry."""
         return Counter(entry.number for entry in self.entries() if entry.what == what)
 
-    def wait_done(self, count: int, timeout: float) -> None:
-        """Wait until so many tasks are done by the ledger."""
-        block_until(lambda: self.often("done").total() >= count, timeout, f"{count} tasks are done", state=self.said)
+    def wait_done(self, count: int, array: subprocess.Popen[Any], timeout: float) -> None:
+        """Wait until so many tasks are done by the ledger, while the array runs."""
+
+        def are_done() -> bool:
+            assert array.poll() is None, self.said()
+            return self.often("done").total() >= count
+
+        block_until(are_done, timeout, f"{count} tasks are done", state=self.said)
 
     def said(self) -> str:
         """Return the end of what the array has printed."""
@@ -224,8 +229,7 @@ def play(story: Story, limit: float) -> Told:
     story.compile()
     with story.start() as array:
         try:
-            story.wait_done(story.tasks // 2, limit)
-            assert array.poll() is None, story.said()
+            story.wait_done(story.tasks // 2, array, limit)
         finally:
             story.where.kill_all()
             array.kill()
