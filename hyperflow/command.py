@@ -13,10 +13,10 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import attrs
 
@@ -265,8 +265,7 @@ def environment_of(info: WorkerInfo, env: Mapping[str, str] | None, threads: int
     """Return the variables that a program sees."""
     if threads is not None and threads < 1:
         raise ConfigurationError(f"threads={threads!r}: a whole number of at least 1 is needed")
-    # As bytes: decoding and encoding all of them takes a tenth of the time to start a small program.
-    built = {name: value for name, value in os.environb.items() if not name.startswith(_NOT_PASSED_ON)}
+    built = _passed_on()
     more = {"HYPERFLOW_CPUS": ",".join(map(str, info.cpus)), "HYPERFLOW_BIND": "1" if info.pinned else ""}
     if threads is not None:
         more |= dict.fromkeys(THREAD_VARIABLES, str(threads))
@@ -274,13 +273,37 @@ def environment_of(info: WorkerInfo, env: Mapping[str, str] | None, threads: int
     return built | {os.fsencode(name): os.fsencode(value) for name, value in more.items()}
 
 
+class _PassedOn(NamedTuple):
+    """The variables of this process as they were, and those of them that programs see."""
+
+    seen: dict[Any, Any]
+    passed: dict[bytes, bytes]
+
+
+_last = _PassedOn({}, {})
+
+
+def _passed_on() -> dict[bytes, bytes]:
+    """Return the variables of this process that programs see; they are gone through again where one has changed."""
+    global _last  # noqa: PLW0603
+    # To go through them takes a tenth of the time to start a small program; as bytes, half of what it does as texts.
+    seen = vars(os.environb).get("_data")
+    if seen is None or seen != _last.seen:
+        passed = {name: value for name, value in os.environb.items() if not name.startswith(_NOT_PASSED_ON)}
+        _last = _PassedOn(dict(seen or {}), passed)
+    return _last.passed
+
+
 def start(
     words: list[str],
     streams: tuple[IO[bytes] | int, IO[bytes] | int, IO[bytes] | int],
     cwd: str | os.PathLike[str] | None,
     variables: Any,  # bytes; on Windows it would have to be text
+    unwanted: Collection[int] | None = None,
 ) -> int:
     """Start a program as a child of this process, without waiting for it; return its pid.
+
+    `unwanted` are the descriptors that it is not to inherit, where that was found out before.
 
     posix_spawn takes half the CPU time of subprocess.Popen. It knows no directory, and says little about what is
     wrong: then it is done by the latter.
@@ -288,7 +311,7 @@ def start(
     program = found(words[0], variables) if cwd is None else None
     if program is not None:
         with suppress(OSError):
-            return os.posix_spawn(program, words, variables, file_actions=_actions(streams), setsigdef=_IGNORED)
+            return os.posix_spawn(program, words, variables, file_actions=_actions(streams, unwanted), setsigdef=_IGNORED)
     source, out, err = streams
     process = subprocess.Popen(words, stdin=source, stdout=out, stderr=err, cwd=cwd, env=variables)
     process.returncode = 0  # it is waited for below
@@ -310,7 +333,7 @@ def found(program: str, variables: Mapping[bytes, bytes]) -> str | None:
     return None
 
 
-def _actions(streams: tuple[IO[bytes] | int, ...]) -> list[tuple[Any, ...]]:
+def _actions(streams: tuple[IO[bytes] | int, ...], unwanted: Collection[int] | None) -> list[tuple[Any, ...]]:
     """Return what the program is to have open: these three, and nothing that C code has left to be inherited."""
     actions: list[tuple[Any, ...]] = []
     for target, stream in enumerate(streams):
@@ -319,11 +342,18 @@ def _actions(streams: tuple[IO[bytes] | int, ...]) -> list[tuple[Any, ...]]:
         else:
             fd = stream if isinstance(stream, int) else stream.fileno()
             actions.append((os.POSIX_SPAWN_DUP2, fd, target))
+    closed = inheritable() if unwanted is None else unwanted
+    return actions + [(os.POSIX_SPAWN_CLOSE, fd) for fd in closed]
+
+
+def inheritable() -> list[int]:
+    """Return the descriptors that a program would inherit beside the standard ones."""
+    found: list[int] = []
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # the list's own
             if (fd := int(name)) > 2 and os.get_inheritable(fd):
-                actions.append((os.POSIX_SPAWN_CLOSE, fd))
-    return actions
+                found.append(fd)
+    return found
 
 
 async def _wait(pid: int) -> tuple[int, Any]:

@@ -119,4 +119,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a file's name, or a job's, may not be what the terminal can show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    command_line(sys.argv[1:])()
+    words = sys.argv[1:]
+    app = command_line(words)
+    if words[:1] == ["array"]:
+        from hyperflow.cli.array import without_command  # noqa: PLC0415 (imported already)
+
+        words = without_command(words)
+    app(words)

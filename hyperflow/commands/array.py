@@ -11,26 +11,26 @@ results until its end, and `as_completed`, which evaluates one by one.
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from hyperflow import environment
-from hyperflow import failures
+from hyperflow import environment, failures
+from hyperflow._job import job
 from hyperflow.commands.digests import Digests
 from hyperflow.commands.graph import Graph
 from hyperflow.commands.keys import key_of
 from hyperflow.commands.outputs import Recorder
 from hyperflow.commands.records import State
 from hyperflow.commands.running import TaskFailed, run_task
+from hyperflow.commands.shares import chosen_of, share_of
 from hyperflow.commands.spec import ArraySpec, TaskSpec
-from hyperflow.commands.tally import Tally
+from hyperflow.commands.tally import Counts, Tally
 from hyperflow.errors import HyperflowError, ImpossibleRequest
 from hyperflow.flow import Flow
 from hyperflow.remote import remote_eval
-from hyperflow.saying import in_words
 
 UNDER_WAY = 40_000
 """Tasks that are submitted and not recorded: enough for many nodes, few enough for little memory."""
@@ -44,6 +44,14 @@ class _Ready(NamedTuple):
 
     task: TaskSpec
     key: str
+
+
+class _Ending(NamedTuple):
+    """A task that has ended, and is being recorded."""
+
+    number: int
+    state: State
+    said: Awaitable[object]
 
 
 class ArrayRun:
@@ -60,7 +68,9 @@ class ArrayRun:
         self._begun = 0
         self._at: dict[int, _Ready] = {}  # by the place
         self._apart: dict[asyncio.Future[Any], int] = {}
-        self._recording = set[asyncio.Future[Any]]()
+        self._ending: list[_Ending] = []
+        self._unrecorded = 0
+        self._recording = set[asyncio.Task[None]]()
         self._failed = 0
         self._error: BaseException | None = None
         self._over = False
@@ -94,7 +104,7 @@ class ArrayRun:
             raise self._error
 
     def _under_way(self) -> int:
-        return len(self._at) + len(self._recording)
+        return len(self._at) + self._unrecorded
 
     def _is_stopped(self) -> bool:
         return self._over or self._error is not None
@@ -121,7 +131,7 @@ class ArrayRun:
                 continue
             if self._tally.is_done(task.number, key):
                 self._free.extend(self._graph.done(task.number))
-            elif self._tally.is_wanted(task.number):
+            elif self._tally.is_wanted(task.number, key, self._plain_key(task)):
                 ready.append(_Ready(task, key))
         return ready
 
@@ -222,40 +232,45 @@ class ArrayRun:
         else:
             self._stop(error)
 
-    def _end(self, one: _Ready, how: Any, state: State | None = None) -> None:
+    def _end(self, one: _Ready, how: Any, state: State = "done") -> None:
         """Record how one has ended; it counts when that is done."""
-        task = one.task
-        state = state or "done"
-        if isinstance(how, TaskFailed):
-            said = self._recorder.ended(task.number, one.key, how.done)
-        else:
-            said = self._recorder.ended(task.number, one.key, how, None if state == "done" else state)
-        recording = asyncio.ensure_future(said)
-        self._recording.add(recording)
-        recording.add_done_callback(functools.partial(self._recorded, task, state))
+        number = one.task.number
+        said = self._recorder.ended(number, one.key, how, None if state in ("done", "failed") else state)
+        self._unrecorded += 1
+        self._ending.append(_Ending(number, state, said))
+        if len(self._ending) == 1:  # all that ends in one turn of the loop is recorded together
+            recording = asyncio.get_running_loop().create_task(self._record(), name="recording tasks")
+            self._recording.add(recording)
+            recording.add_done_callback(self._recording.discard)
 
-    def _recorded(self, task: TaskSpec, state: State, recording: asyncio.Future[Any]) -> None:
-        self._recording.discard(recording)
-        if recording.cancelled():
-            return
-        if (error := recording.exception()) is not None:
-            self._stop(error)
-            return
-        self._tally.ended(task.number, state)
+    async def _record(self) -> None:
+        ending, self._ending = self._ending, []
+        for at, (number, state, said) in enumerate(ending):
+            try:
+                await said
+            except Exception as error:  # noqa: BLE001 (it ends all: nothing can be recorded any more)
+                self._unrecorded -= len(ending) - at
+                self._stop(error)
+                return
+            self._unrecorded -= 1
+            self._recorded(number, state)
+        self._wake()
+
+    def _recorded(self, number: int, state: State) -> None:
+        self._tally.ended(number, state)
         if state == "done":
-            self._free.extend(self._graph.done(task.number))
+            self._free.extend(self._graph.done(number))
         elif state == "failed":
             self._failed += 1
-            self._skip_after(task.number)
             self._over = self._over or self._failed == self._spec.max_failed
-        self._wake()
+            self._skip_after(number)
 
     def _skip_after(self, failed: int) -> None:
         for number, before in self._graph.failed(failed):
             task, cause = self._spec.task(number), self._spec.task(before).title
-            if self._tally.is_wanted(number):
+            if self._tally.is_wanted(number, key := self._plain_key(task)):
                 what = "has failed" if before == failed else "was skipped"
-                self._end(_Ready(task, self._plain_key(task)), HyperflowError(f"{cause} {what}"), "skipped")
+                self._end(_Ready(task, key), HyperflowError(f"{cause} {what}"), "skipped")
 
     def _stop(self, error: BaseException) -> None:
         self._error = self._error or error
@@ -278,16 +293,15 @@ class ArrayRun:
         why = HyperflowError(f"--max-failed {self._spec.max_failed}: so many had failed")
         for one in self._withdraw():
             self._end(one, why, "cancelled")
-        while numbers := self._tally.left(AT_ONCE, besides=self._recording_now()):
-            for task in self._spec.tasks(numbers):
-                self._end(_Ready(task, self._plain_key(task)), why, "cancelled")
-            await self._all_recorded()
         await self._all_recorded()
+        left = self._tally.left()
+        while numbers := list(islice(left, AT_ONCE)):
+            for task in self._spec.tasks(numbers):
+                if self._tally.is_wanted(task.number, key := self._plain_key(task)):
+                    self._end(_Ready(task, key), why, "cancelled")
+            await self._all_recorded()
         if self._error is not None:
             raise self._error
-
-    def _recording_now(self) -> bool:
-        return bool(self._recording)
 
     async def _all_recorded(self) -> None:
         while self._recording:
@@ -307,3 +321,26 @@ class ArrayRun:
         under_way = self._under_way()
         if self._is_stopped() or self._free or under_way < AT_ONCE or under_way <= UNDER_WAY - AT_ONCE:
             self._waiter.set_result(None)
+
+
+@job
+async def run_array(directory: str, start: int, share: tuple[int, int], chosen: str) -> Counts:
+    """Run the tasks of an array, or one of several shares of them.
+
+    Args:
+        directory: Where the array is kept.
+        start: The how many-eth start of the array it is: for a master, the same Job started again is another call.
+        share: Which share, from 0, and of how many.
+        chosen: The numbers of the tasks that were asked for; "failed", or "" for all.
+
+    Raises AllocationEnding, DatabaseError and the like; what becomes of a task is recorded, and counted.
+    """
+    del start
+    spec = ArraySpec.read(Path(directory))
+    recorder = Recorder()
+    try:
+        tally = Tally(share_of(spec, *share), await recorder.known(), chosen_of(spec, chosen))
+        await ArrayRun(spec, recorder, tally).run()
+    finally:
+        await recorder.close()
+    return tally.counts()

@@ -1,21 +1,47 @@
-"""What tasks have written, and how they ended, on the way into the results database."""
+"""What tasks have written, and how they ended, on the way into the results database.
+
+Guarantees: a task counts as ended when its record, and all that its command has written, is on the disk. All that ends
+in one turn of the event loop is one batch of the database. An evaluation whose posts the disk cannot take as fast as
+they come waits: the head holds a few pieces for each worker.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+import asyncio
+from collections.abc import Awaitable, Generator, Mapping
+from typing import Any
 
-from hyperflow.commands.records import State, TaskRecord
-from hyperflow.commands.running import TaskDone
+from hyperflow import environment
+from hyperflow.commands.known import Known
+from hyperflow.commands.records import OUTPUT, TASKS, State, TaskRecord, piece_key, piece_text, task_key
+from hyperflow.commands.running import Posted, TaskDone, TaskFailed
+from hyperflow.commands.under_way import UnderWay
+from hyperflow.database.entries import Entry
+from hyperflow.errors import DatabaseError
+from hyperflow.saying import in_words
+
+LONGEST_ERROR = 200
+"""Characters of an error in a record."""
 
 
 class Recorder:
     """Records tasks; made within the Job. It receives what tasks post."""
 
-    def __init__(self) -> None: ...
+    def __init__(self) -> None:
+        env = environment.current("an array")
+        self._database: Any = env.database
+        self._receivers = env.evaluator.receivers
+        self._receivers[OUTPUT] = self._receive
+        self._under_way = UnderWay(env.program.log_dir)
+        self._loop = asyncio.get_running_loop()
+        self._entries: list[Entry] = []
+        self._batch: asyncio.Future[None] | None = None
 
     async def known(self) -> Mapping[tuple[int, str], TaskRecord]:
         """Return what is recorded already, by number and key; the newest record of each number counts."""
-        raise NotImplementedError
+        known = Known()
+        await self._database.each(TASKS, known.add)
+        return known
 
     def ended(
         self, number: int, key: str, done: TaskDone | BaseException, state: State | None = None
@@ -27,9 +53,114 @@ class Recorder:
             key: What it is known by: its command and all that counts for its result.
             done: How its last try ended; an exception where it has failed, or was not run.
             state: Where it does not follow from `done`: "skipped", "cancelled".
+
+        Raises:
+            DatabaseError: When it is awaited: it cannot be recorded.
         """
-        raise NotImplementedError
+        last = self._under_way.ended(number)
+        if isinstance(done, BaseException):
+            how = done.done if isinstance(done, TaskFailed) else None
+            record = _failed(done, how, state) if how is not None else _lost(done, last, state)
+        else:
+            how, record = done, _record_of(done, state or ("failed" if done.exit_code else "done"), "")
+        if how is not None:
+            if how.out:
+                self._add(OUTPUT, piece_key(number, how.token, "out", how.out_posted), piece_text(how.out))
+            if how.err:
+                self._add(OUTPUT, piece_key(number, how.token, "err", how.err_posted), piece_text(how.err))
+        return Recorded(self._add(TASKS, task_key(number, key), record.text()), record)
 
     async def close(self) -> None:
-        """Record what is under way, and leave nothing behind."""
-        raise NotImplementedError
+        """Wait until all is recorded, and leave no file that tells what runs."""
+        if self._receivers.get(OUTPUT) == self._receive:
+            del self._receivers[OUTPUT]
+        await self._under_way.close()
+        while self._batch is not None:
+            await asyncio.wait([self._batch])
+
+    def _receive(self, content: Any) -> asyncio.Future[None] | None:
+        """Take what a task posts."""
+        posted = Posted(*content)
+        self._under_way.heard(posted)
+        if not posted.stream:
+            return None
+        key = piece_key(posted.number, posted.token, posted.stream, posted.place)
+        return self._add(OUTPUT, key, piece_text(posted.data))
+
+    def _add(self, map_name: str, key: str, text: str) -> asyncio.Future[None]:
+        """Put an entry into the batch of this turn of the loop; return what is done when that is on the disk."""
+        self._entries.append((map_name, key, text))
+        if self._batch is None or self._batch.done():
+            self._batch = self._loop.create_future()
+            self._loop.call_soon(self._hand_over)
+        return self._batch
+
+    def _hand_over(self) -> None:
+        batch, self._batch = self._batch, None
+        entries, self._entries = self._entries, []
+        assert batch is not None
+        batch.add_done_callback(_seen)
+        try:
+            recorded = self._database.record_all(entries)
+        except DatabaseError as error:  # it was closed
+            batch.set_exception(error)
+            return
+
+        def done(recorded: asyncio.Future[Any]) -> None:
+            if batch.done():
+                return
+            if recorded.cancelled():
+                batch.cancel()
+            elif (error := recorded.exception()) is not None:
+                batch.set_exception(error)
+            else:
+                batch.set_result(None)
+
+        recorded.add_done_callback(done)
+
+
+def _seen(batch: asyncio.Future[None]) -> None:
+    """Those who wait for it hear of its error; where it was posts only, nobody does."""
+    if not batch.cancelled():
+        batch.exception()
+
+
+class Recorded:
+    """A record on its way to the disk. One future for all that goes together: each of its own would take longer."""
+
+    __slots__ = ("_batch", "record")
+
+    def __init__(self, batch: asyncio.Future[None], record: TaskRecord) -> None:
+        self._batch = batch
+        self.record = record
+        """What it will be."""
+
+    def __await__(self) -> Generator[Any, None, TaskRecord]:
+        if not self._batch.done():
+            yield from asyncio.shield(self._batch).__await__()
+        if (error := self._batch.exception()) is not None:
+            raise DatabaseError(str(error)) from error  # one for each: a traceback grows where it is raised
+        return self.record
+
+
+def _record_of(done: TaskDone, state: State, error: str) -> TaskRecord:
+    return TaskRecord(
+        state, done.exit_code, done.seconds, done.cpu_seconds, done.memory, done.node, done.attempt, error,
+        done.out_posted + len(done.out), done.err_posted + len(done.err), done.token,
+    )  # fmt: skip
+
+
+def _failed(error: TaskFailed, done: TaskDone, state: State | None) -> TaskRecord:
+    lines = done.err.decode(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return _record_of(done, state or "failed", (last or error.how)[:LONGEST_ERROR])
+
+
+def _lost(error: BaseException, last: Posted | None, state: State | None) -> TaskRecord:
+    """Return the record of a task that did not end by itself, or did not begin."""
+    if state is None:
+        state = "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"
+    words = in_words(error).split("\n")[0][:LONGEST_ERROR]
+    if last is None:
+        return TaskRecord(state, error=words, tries=0 if state in ("skipped", "cancelled") else 1)
+    return TaskRecord(state, node=last.node, tries=last.attempt, error=words, token=last.token)

@@ -46,6 +46,15 @@ BREATH = 0.002
 LITTLE = 1 << 14
 """Bytes."""
 
+LOOK_AGAIN = 0.1
+"""Seconds after which it is looked again which descriptors C code has left to be inherited."""
+
+PIPES = 64
+"""Looks at a pipe after the end of its command, at most: more than it can hold."""
+
+NO_PIDFD = 0.02
+"""Seconds between two looks whether a command has ended, on a kernel before 5.3."""
+
 LAST_WORDS = 0.5
 """Seconds that a command has to end, and to write why, when its worker is told to end."""
 
@@ -107,13 +116,16 @@ class TaskFailed(HyperflowError):
     argv: list[str]
     done: TaskDone
 
-    def __str__(self) -> str:
+    @property
+    def how(self) -> str:
+        """In words, how it ended."""
         code = self.done.exit_code
-        how = f"was killed by {_signal(-code)}" if code < 0 else f"exited with {code}"
+        return f"was killed by {_signal(-code)}" if code < 0 else f"exited with {code}"
+
+    def __str__(self) -> str:
         last = self.done.err.decode(errors="replace").splitlines()[-20:]
-        return "\n".join(
-            [f"task {self.number}, {self.argv!r:.300}, {how} on {self.done.node}", *("  | " + line for line in last)]
-        )
+        first = f"task {self.number}, {self.argv!r:.300}, {self.how} on {self.done.node}"
+        return "\n".join([first, *("  | " + line for line in last)])
 
 
 def _signal(number: int) -> str:
@@ -160,26 +172,32 @@ def _start(words: list[str], cwd: str, stdin: str, variables: dict[bytes, bytes]
     source = os.open(stdin, os.O_RDONLY | os.O_CLOEXEC) if stdin else DEVNULL
     try:
         streams = (source, task.out.write_fd, task.err.write_fd)
-        if not cwd or worker.outlet() is None or threading.active_count() > 1:
-            return command.start(words, streams, cwd or None, variables)
-        with _directory(cwd):
-            return command.start(words, streams, None, variables)
+        if not cwd or cwd == os.getcwd():
+            return command.start(words, streams, None, variables, _unwanted())
+        if threading.active_count() > 1:  # they are in that directory, too
+            return command.start(words, streams, cwd, variables)
+        before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.chdir(cwd)
+            return command.start(words, streams, None, variables, _unwanted())
+        finally:
+            os.fchdir(before)
+            os.close(before)
     finally:
         if source != DEVNULL:
             os.close(source)
 
 
-@contextmanager
-def _directory(cwd: str) -> Iterator[None]:
-    before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.chdir(cwd)
-        try:
-            yield
-        finally:
-            os.fchdir(before)
-    finally:
-        os.close(before)
+_looked: tuple[float, list[int]] = (-1.0, [])
+
+
+def _unwanted() -> list[int]:
+    """Return what a command is not to inherit. To look takes a thirtieth of the time of a short one: not each looks."""
+    global _looked  # noqa: PLW0603
+    now = time.monotonic()
+    if now > _looked[0] + LOOK_AGAIN:
+        _looked = now, command.inheritable()
+    return _looked[1]
 
 
 class _Task:
@@ -189,64 +207,103 @@ class _Task:
         self.number = number
         self.info = info
         self.token = f"{time.time_ns():x}"
-        self.posting = False
+        self._posting = False
         self.out = Output("out", self._post)
         self.err = Output("err", self._post)
+        self._pid = 0
         self._end: int = -1  # a pidfd
 
     def _post(self, stream: Stream | str, place: int, data: bytes) -> None:
-        self.posting = True
-        worker.post(OUTPUT, tuple(Posted(self.number, self.info.attempt, stream, place, data, self.token, self.info.node)))
-        self.posting = False
+        posted = Posted(self.number, self.info.attempt, stream, place, data, self.token, self.info.node)
+        self._posting = True
+        worker.post(OUTPUT, tuple(posted))
+        self._posting = False
 
     def wait(self, pid: int) -> tuple[int, Any]:
         """Wait for the end, and take meanwhile what is written; return exit code and resource usage."""
+        self._pid = pid
         with suppress(OSError):  # a kernel before 5.3
             self._end = os.pidfd_open(pid)
         try:
-            if not self._ended(pid, QUICK):
-                self._watch(pid)
+            if not self._ended(QUICK):
+                self._watch()
         finally:
             if self._end >= 0:
                 os.close(self._end)
                 self._end = -1
         _, status, usage = os.wait4(pid, 0)
-        while self.out.take() + self.err.take():
-            pass
+        self._take_all()
         return os.waitstatus_to_exitcode(status), usage
 
-    def _ended(self, pid: int, timeout: float, *fds: int) -> bool:
-        """Wait for the end of a process, or for one of these; return whether it has ended."""
-        if self._end < 0:
-            poller = select.poll()
-            for fd in fds:
-                poller.register(fd, select.POLLIN)
-            poller.poll(min(timeout, 0.02) * 1000)
-            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    def _take_all(self) -> None:
+        """Take what is there, after the end; a process that was left behind and goes on writing is not waited for."""
+        for output in (self.out, self.err):
+            for _ in range(PIPES):
+                if not output.take():
+                    break
+
+    def _ended(self, timeout: float, *fds: int) -> bool:
+        """Wait for the end of the command, or for one of these; return whether it has ended."""
         poller = select.poll()
-        for fd in (self._end, *fds):
+        for fd in fds:
             poller.register(fd, select.POLLIN)
+        if self._end < 0:
+            poller.poll(min(timeout, NO_PIDFD) * 1000)
+            return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        poller.register(self._end, select.POLLIN)
         return any(fd == self._end for fd, _ in poller.poll(timeout * 1000))
 
-    def _watch(self, pid: int) -> None:
+    def _watch(self) -> None:
+        """Take what is written until the command has ended; post it now and then."""
         began = time.monotonic()
-        due = began + TELL_AFTER
-        told = False
-        while True:
-            timeout = max(due - time.monotonic(), 0)
-            if self._ended(pid, timeout, self.out.read_fd, self.err.read_fd):
-                return
-            came = self.out.take() + self.err.take()
-            now = time.monotonic()
-            if now >= due:
-                due = now + min(max(TELL_AFTER, (now - began) / 100), LONGEST_PAUSE)
-                if not told:
-                    told = True
-                    self._post("", 0, b"")
+        if self._look_until(began + TELL_AFTER):
+            return
+        self._post("", 0, b"")
+        with self._last_words():
+            while True:
                 self.out.post()
                 self.err.post()
-            if 0 < came < LITTLE and self._ended(pid, BREATH):
-                return
+                now = time.monotonic()
+                if self._look_until(now + min(max(TELL_AFTER, (now - began) / 100), LONGEST_PAUSE)):
+                    return
+
+    def _look_until(self, due: float) -> bool:
+        """Take what is written until then, or until the command has ended: return whether it has."""
+        while (left := due - time.monotonic()) > 0:
+            if self._ended(left, self.out.read_fd, self.err.read_fd):
+                return True
+            came = self.out.take() + self.err.take()
+            if 0 < came < LITTLE and self._ended(BREATH):
+                return True
+        return False
+
+    @contextmanager
+    def _last_words(self) -> Iterator[None]:
+        """Within the scope, this process posts what the command has written before it ends by SIGTERM."""
+        main = threading.current_thread() is threading.main_thread()
+        if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # another handler is the user's
+            yield
+            return
+        signal.signal(signal.SIGTERM, self._on_term)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _on_term(self, number: int, _frame: object) -> None:
+        """The launcher ends this worker, and the command with it: its time is up, or nobody waits for it any more."""
+        try:
+            due = time.monotonic() + LAST_WORDS
+            if self._posting:  # half of a post may be on its way
+                log_line(f"task {self.number} was ended while its output was sent")
+            else:
+                self._look_until(due)
+                self._take_all()
+                self.out.post()
+                self.err.post()
+        finally:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def done(self, exit_code: int, usage: Any, seconds: float) -> TaskDone:
         """Return how it ended."""

@@ -61,6 +61,18 @@ def run_program(fn: Callable[..., Flow[Any]], argv: Sequence[str], offers: Offer
         return _complain(error, WRONG)
 
 
+def run_flow(flow: Flow[Any], running: Running, resources: Resources, program: ProgramInfo | None = None) -> int:
+    """Run a flow as the command line of a program would have it run, and return the exit code.
+
+    Args:
+        flow: It.
+        running: How to run it.
+        resources: What to ask Slurm for.
+        program: A run whose directory was made, and which nobody has begun; None for one that `running` names.
+    """
+    return _Run(flow.used, running, resources, Offers(), program).exit_code()
+
+
 def _complain(error: object, code: int) -> int:
     print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
     return code
@@ -82,6 +94,7 @@ class _Run:
     running: Running
     resources: Resources
     offers: Offers
+    program: ProgramInfo | None = None
     console: Console = attrs.field(factory=lambda: Console(stderr=True, highlight=False))
     code: int = 0
 
@@ -137,7 +150,9 @@ class _Run:
         running, offers = self.running, self.offers
         # Before there is a directory: a mistake in the options leaves nothing behind.
         policy, sbatch = failure_policy(running.on_error), self.resources.options()
-        if running.resume is not None:
+        if self.program is not None:
+            program = self.program
+        elif running.resume is not None:
             program = find(running.resume, running.base_dir)
         else:
             earlier = running.database

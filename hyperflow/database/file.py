@@ -228,7 +228,7 @@ class DatabaseFile:
                     index.add(digest(map_name, key), number)
                 else:
                     index.whole = False
-                    self._report(number, map_name, key)
+                    self.report(number, map_name, key)
         if (count, newest) != total[1:]:
             raise damaged(self.path, f"it has {total.entries} entries, and {count} of them can be found")
         index.complete = True
@@ -279,7 +279,7 @@ class DatabaseFile:
         if row is None:
             raise damaged(self.path, f"entry {number} of {self.counts.total.entries} cannot be found")
         if not is_sound(*row):
-            self._report(number, map_name, key)
+            self.report(number, map_name, key)
         elif (map_name, key) == row[:2]:
             return text_of(row[2], *row[4:])
         elif digest(*row[:2]) != of_key:
@@ -310,7 +310,7 @@ class DatabaseFile:
                     remembered += short * len(value)
                     found[key] = Found(text_of(value, *rest[1:]) if short else None, number)
                 else:
-                    self._report(number, map_name, key)
+                    self.report(number, map_name, key)
         if (count, newest) != expected[1:]:
             raise damaged(
                 self.path, f"map {map_name!r} has {expected.entries} entries in it, and {count} of them can be found"
@@ -333,14 +333,14 @@ class DatabaseFile:
         with reported(self.path, "read"):
             first = self.connection.execute(f"{what} id = ? AND key = ?", (newest, key)).fetchall()
             if not first:
-                self._report(newest, map_name, key)
+                self.report(newest, map_name, key)
             older = self.connection.execute(
                 f"{what} map = ? AND key = ? AND id < ? ORDER BY id DESC", (map_name, key, newest)
             )
             for number, value, *rest in chain(first, older):
                 if is_sound(map_name, key, value, *rest):
                     return text_of(value, *rest[1:])
-                self._report(number, map_name, key)
+                self.report(number, map_name, key)
         return None
 
     def read_all(self, map_name: str, places: list[tuple[str, Found]]) -> list[tuple[str, str]]:
@@ -429,7 +429,8 @@ class DatabaseFile:
         with suppress(sqlite3.Error):
             self.connection.close()
 
-    def _report(self, number: int, map_name: str, key: object) -> None:
+    def report(self, number: int, map_name: str, key: object) -> None:
+        """Note that an entry is damaged; each is told of once."""
         if number in self.told:
             return
         self.told.add(number)

@@ -597,6 +597,18 @@ class SharedStore:
         warn_of(damaged)
         return found
 
+    async def each(self, map_name: str, take: Callable[[str, str], None]) -> None:
+        """Give each key of a map with its newest value to somebody, the oldest first."""
+        for key, text in await self.lookup_all(map_name):
+            take(key, text)
+
+    def record_all(self, entries: list[Entry]) -> asyncio.Future[list[None]]:
+        """Record entries; the future is done when they are committed."""
+        self.thread.check()
+        for entry in entries:
+            self._check_text(*entry)
+        return self._inserts.put_all(entries)
+
     async def close(self) -> None:
         """Record what is queued, and close the connection. If cancelled, it still finishes this first."""
         await self.thread.close(self._inserts, self._lookups)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperflow import program
-from hyperflow.database import background, place
+from hyperflow.database import background, place, scanning
 from hyperflow.database.entries import DamagedEntry, Entry, Row, warn_of
 from hyperflow.database.file import DatabaseFile, Watermark, copy_database
 from hyperflow.database.index import Index, digest
@@ -173,6 +173,11 @@ class Store:
         """Return every key of a map with its newest value, the oldest key first."""
         self.thread.check()
         return await self._ask(lambda file: file.read_all(map_name, list(file.load(map_name).items())))
+
+    async def each(self, map_name: str, take: scanning.Take) -> None:
+        """Give every entry of a map to somebody, the oldest first, also those that newer ones hide; in a thread."""
+        self.thread.check()
+        await self._ask(lambda file: scanning.give_all(file, map_name, take))
 
     async def watermark(self, source: str) -> Watermark | None:
         """Return how far the file of another program has been ingested; see `ingest`."""

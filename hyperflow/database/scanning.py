@@ -1,0 +1,81 @@
+"""Scanning: all entries of a map, one after the other, for who keeps less of them than they are.
+
+Guarantees: each sound entry comes once, the oldest first, older ones of a key as well; so the newest of a key is the
+last. Damage is reported, and missing entries are an error, as for all other readers (see `file`). What is in memory
+does not grow with the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from hyperflow.database import file as files
+from hyperflow.database import layout
+from hyperflow.database.entries import is_sound
+from hyperflow.database.file import DatabaseFile
+
+Take = Callable[[str, str], None]
+"""Takes a key and its value, as they are in the database."""
+
+
+class Scanned(NamedTuple):
+    """An entry; without its value where that is long."""
+
+    number: int
+    key: str
+    text: str | None
+    time: float
+
+
+def scan(file: DatabaseFile, map_name: str) -> Iterator[Scanned]:
+    """Yield the entries of a map.
+
+    Raises:
+        DatabaseError: Entries are missing, or the file cannot be read.
+    """
+    count = newest = 0
+    query = (
+        "SELECT id, key, CASE WHEN size <= ? OR seal IS NULL THEN value END, size, program, time, seal, "
+        "checksum, schema_version, metadata "
+        "FROM entries INDEXED BY entries_of_map WHERE map = ? AND id > ? AND id <= ? ORDER BY id LIMIT ?"
+    )
+    expected = file.counts.of_map.get(map_name, files.NO_ENTRIES)
+    with files.reported(file.path, "read"):
+        for number, key, text, size, program, when, sealed, *rest in file.rows(query, map_name, expected.newest):
+            count += 1
+            if number <= newest:
+                raise layout.damaged(file.path, f"the entries of map {map_name!r} in it are out of order")
+            newest = number
+            if text is None:
+                sound = sealed == layout.seal(number, map_name, key, size, program, when)
+            else:
+                sound = is_sound(map_name, key, text, *rest)
+            if sound:
+                yield Scanned(number, key, text, when)
+            else:
+                file.report(number, map_name, key)
+    if (count, newest) != expected[1:]:
+        raise layout.damaged(
+            file.path, f"map {map_name!r} has {expected.entries} entries in it, and {count} of them can be found"
+        )
+
+
+def give_all(file: DatabaseFile, map_name: str, take: Take) -> None:
+    """Give all entries of a map to somebody."""
+    for number, key, text, _ in scan(file, map_name):
+        if text is None:
+            text = text_at(file, map_name, key, number)  # noqa: PLW2901
+        if text is not None:
+            take(key, text)
+
+
+def text_at(file: DatabaseFile, map_name: str, key: str, number: int) -> str | None:
+    """Return the value of an entry that was scanned; None if it is damaged."""
+    what = "SELECT map, key, value, checksum, schema_version, metadata FROM entries WHERE id = ?"
+    with files.reported(file.path, "read"):
+        row = file.connection.execute(what, (number,)).fetchone()
+    if row is None or row[:2] != (map_name, key) or not is_sound(*row):
+        file.report(number, map_name, key)
+        return None
+    return str(row[2])
