@@ -22,6 +22,7 @@ from hyperflow.command import CommandResult
 from hyperflow.errors import ConfigurationError, MisuseError
 from hyperflow.flow import Job
 from hyperflow.staging.file import File
+from hyperflow.staging.keeping import follow
 from hyperflow.staging.landing import Landing
 from hyperflow.staging.landings import Landings
 from hyperflow.staging.naming import Inputs, Outputs, Plan, Planner, Word, as_program, as_word, inside
@@ -122,11 +123,19 @@ async def carry_out(plan: Plan, submit: Callable[[Plan, Ticket], Job[tuple[R, st
         manifest = landing.manifest(run)
         landed = await in_thread(lambda: {} if manifest is None else landing.land(manifest))
         ended = manifest
-        kept: dict[str, Any] = {} if manifest is None else manifest.kept
-        return result, {**{name: File(place) for name, place in landed.items()}, **kept}
+        return result, {name: File(place) for name, place in landed.items()} | _kept(manifest)
     finally:
         await aio.settled(asyncio.ensure_future(_end(landing, ended)))
         landings.close(landing, plan)
+
+
+def _kept(manifest: Manifest | None) -> dict[str, File]:
+    """Return the files that stay where they were made; they are wanted for as long as these are."""
+    made: dict[str, File] = {}
+    for kept in () if manifest is None else manifest.kept:
+        made[kept.name] = file = File.known(kept.path, kept.digest, kept.size, node=kept.node)
+        follow(file, kept.digest)
+    return made
 
 
 def _prepare(plan: Plan, landing: Landing) -> None:

@@ -11,13 +11,16 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from hyperflow import files
 from hyperflow.errors import OutputFailed
 from hyperflow.saying import as_written
+from hyperflow.staging import keeping
+from hyperflow.staging.cache import node_cache
 from hyperflow.staging.made import Found
 from hyperflow.staging.naming import Wanted
-from hyperflow.staging.parts import PIECE, RECEIVER, Begun, Entry, Manifest, Piece, Ticket, in_tree, is_there, part_of
+from hyperflow.staging.parts import PIECE, RECEIVER, Begun, Entry, Kept, Manifest, Piece, Ticket, in_tree, is_there, part_of
 from hyperflow.worker.worker import post, worker_info
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -36,7 +39,7 @@ class Delivery:
         self._ticket = ticket
         self._argv = list(argv)
         self._entries: list[Entry] = []
-        self._kept: dict[str, object] = {}
+        self._kept: list[Kept] = []
         self.run = os.urandom(6).hex()
         post(RECEIVER, Begun(ticket.token, self.run))
 
@@ -58,14 +61,19 @@ class Delivery:
         except OSError as error:
             raise self._told(wanted, marker, error) from error
 
-    def keep(self, asked: str, file: object) -> None:
-        """An output stays here, as this file."""
-        self._kept[asked] = file
+    def keep(self, wanted: Wanted, found: Iterable[Found]) -> None:
+        """An output stays in this node's cache."""
+        for one in found:
+            digest, size = digest_file(one.path)
+            there = node_cache().put(Path(one.path), digest)
+            keeping.keep(there, digest, size)
+            name = one.name or wanted.asked
+            self._kept.append(Kept(name, str(there), digest, size, worker_info().node))
 
     def end(self, failed: bool) -> str:
         """Say that all is there; return the name of this try."""
         again = worker_info().attempt > 1
-        post(RECEIVER, Manifest(self._ticket.token, self.run, failed, again, tuple(self._entries), self._kept))
+        post(RECEIVER, Manifest(self._ticket.token, self.run, failed, again, tuple(self._entries), tuple(self._kept)))
         return self.run
 
     def _opened(self, marker: str, wanted: Wanted) -> str | None:
@@ -118,6 +126,15 @@ def no_room(place: str) -> str:
         f"there is no room for it in {place} ({as_written(max(free_at(place), 0))} are free). What was there before is untouched; free space, raise the "
         'quota, name another place: Output("/large/..."), or leave it on its node: Output(..., keep="node")'
     )
+
+
+def digest_file(path: str) -> tuple[str, int]:
+    """Return digest and size of a file."""
+    digest, size = hashlib.sha256(), 0
+    for piece in _pieces(path):
+        digest.update(piece)
+        size += len(piece)
+    return digest.hexdigest(), size
 
 
 def _entry(asked: str, one: Found) -> Entry:

@@ -159,6 +159,13 @@ class Planner:
         kind, name = _kind(asked), last_part(asked)
         if name in ("", ".", ".."):
             raise ConfigurationError(f"Output({asked!r}) names no file: what is the last part of its path called?")
+        if output.keep not in ("home", "node"):
+            raise ConfigurationError(f'Output({asked!r}, keep={output.keep!r}): "home" or "node" is needed')
+        if output.keep == "node" and kind == "directory":
+            raise ConfigurationError(
+                f'Output({asked!r}, keep="node"): only files stay on their node; let the command make an archive of the '
+                "directory (tar), or name its files with a pattern"
+            )
         above = os.path.dirname(asked.rstrip("/"))
         if kind == "files" and _GLOB.search(above):
             raise ConfigurationError(

@@ -28,13 +28,16 @@ LONGEST = 150
 EntryKind: TypeAlias = Literal["file", "directory", "link"]
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Ticket:
     """What a worker has to know to bring outputs home: where the marker of each is, and what it says."""
 
     token: str
     markers: dict[str, str]
     proof: str
+
+    def __repr__(self) -> str:
+        return "..."  # in the calls that errors show
 
 
 class Entry(NamedTuple):
@@ -67,6 +70,16 @@ class Begun(NamedTuple):
     run: str
 
 
+class Kept(NamedTuple):
+    """A file that stays on its node, in the cache there."""
+
+    name: str  # the output, or what fits its pattern
+    path: str
+    digest: str
+    size: int
+    node: str
+
+
 class Manifest(NamedTuple):
     """All that a try of the command has brought; `failed`: the command had failed. `kept`: what stays on the node."""
 
@@ -75,7 +88,7 @@ class Manifest(NamedTuple):
     failed: bool
     again: bool  # it is not the first try
     entries: tuple[Entry, ...]
-    kept: dict[str, object]
+    kept: tuple[Kept, ...]
 
 
 Post: TypeAlias = "Piece | Begun | Manifest"

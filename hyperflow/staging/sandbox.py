@@ -136,7 +136,11 @@ class Sandbox:
         except Unfit as unfit:
             info = worker_info()
             raise OutputFailed(self.words, wanted.asked, str(unfit), info.node, info.log_file) from None
-        delivery.bring(wanted, found)
+        if wanted.keep == "home":
+            delivery.bring(wanted, found)
+            return
+        with self._told_if_full(f"output {wanted.asked!r}"):
+            delivery.keep(wanted, found)
 
     def _check_room(self) -> None:
         """Raise ScratchFull if that is why the command has failed, as far as can be seen."""
