@@ -21,12 +21,11 @@
     ├── AllocationEnding               the allocation ends soon: the evaluation was not run, or not to its end
     ├── CommandFailed                  an external program ended with a status that was not accepted
     ├── OutputFailed                   a file that a command was to make did not come home
-    ├── FileUnavailable                a File cannot be had where it is wanted; says why
-    │   └── FileLost                   ... it was kept on a node that has gone
     ├── ScratchFull                    a node's scratch directory has no room; another node is tried first
     ├── FileUnavailable                a File cannot be had where it is wanted; says why
     │   ├── FileMissing (FileNotFoundError)  ... there is no such file, or nothing that fits the pattern
-    │   └── FileChanged                ... it is not what it was when the program first used it; both states
+    │   ├── FileChanged                ... it is not what it was when the program first used it; both states
+    │   └── FileLost                   ... it was kept on a node that has gone
     ├── Deadlock                       acquiring a lock would have closed a cycle of waiters
     ├── DatabaseError                  the results database cannot be used, or holds something unreadable
     ├── JobFailed                      a job of a Cluster ended without a result (its exceptions arrive as themselves)
@@ -372,31 +371,6 @@ class OutputFailed(HyperflowError):
         return text + (f"\nits output is in {self.log_file}" if self.log_file else "")
 
 
-class FileUnavailable(HyperflowError):
-    """A File cannot be had where it is wanted: it cannot be read, copied, or fetched."""
-
-
-@attrs.define(slots=False, repr=False)
-class FileLost(FileUnavailable):
-    """A file that was kept on the node where it was made (`keep="node"`) is not there any more.
-
-    Args:
-        file: Which file.
-        node: The node that had it.
-        why: What has happened to it.
-    """
-
-    file: str
-    node: str
-    why: str
-
-    def __str__(self) -> str:
-        return (
-            f"{self.file} was kept on {self.node}, and cannot be had from there any more: {self.why}. Make it again, "
-            'or have it come home when it is made: hf.Output(..., keep="home")'
-        )
-
-
 @attrs.define(slots=False, repr=False)
 class ScratchFull(HyperflowError):
     """A node's scratch directory has no room for what an evaluation needs there.
@@ -454,6 +428,27 @@ class FileMissing(FileUnavailable, FileNotFoundError):
 
 class FileChanged(FileUnavailable):
     """A file is not what it was when the program first used it; the message tells both states."""
+
+
+@attrs.define(slots=False, repr=False)
+class FileLost(FileUnavailable):
+    """A file that was kept on the node where it was made (`keep="node"`) is not there any more.
+
+    Args:
+        file: Which file.
+        node: The node that had it.
+        why: What has happened to it.
+    """
+
+    file: str
+    node: str
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file} was kept on {self.node}, and cannot be had from there any more: {self.why}. Make it again, "
+            'or have it come home when it is made: hf.Output(..., keep="home")'
+        )
 
 
 class DatabaseError(HyperflowError):

@@ -616,9 +616,9 @@ class Launcher:
         """Nothing is left of a worker: tell the head."""
         del self.workers[process.number], self.timed[process.number]
         self.held.pop(process.number, None)
+        self.files.worker_gone(process.number)
         if scratch.discard(process.number):
             os.kill(os.getppid(), signal.SIGCHLD)  # the keeper looks into the trash
-        self.files.worker_gone(process.number)
         if process.gpus:
             self.let_go_on(process)
         status, reason = process.status if process.status is not None else 70, process.reason

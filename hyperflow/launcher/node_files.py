@@ -226,7 +226,9 @@ def _release(path: str) -> None:
 
 def _unnamed(size: int) -> int:
     """Open a file without a name in the scratch directory; raises OSError if there is no room for so many bytes."""
-    place = str(scratch.place or os.environ.get("TMPDIR", "") or "/tmp")
+    if scratch.place is None:
+        raise OSError(errno.ENODEV, scratch.why_not)
+    place = str(scratch.place)
     room = os.statvfs(place)
     if room.f_bavail * room.f_frsize < size:
         raise OSError(errno.ENOSPC, f"{size} bytes do not fit into {place}, where {room.f_bavail * room.f_frsize} are free")
