@@ -93,7 +93,7 @@ def needed(name: str) -> str:
 def array(count: int, *words: str) -> list[str]:
     """Return the command line of an array of `true`."""
     runs = tempfile.mkdtemp(prefix="runs")
-    options = ["--range", f"1-{count}", "--local", "--cpus-here", str(WORKERS), "--base-dir", runs, *words]
+    options = ["--range", f"1-{count}", "--local", "--base-dir", runs, *words]
     return [sys.executable, "-m", "hyperflow", "array", *options, "--", needed("true")]
 
 
