@@ -32,7 +32,7 @@ from hyperflow.head.link import Link
 from hyperflow.head.pump import Pump
 from hyperflow.scheduling.state import Worker
 from hyperflow.wire import frames, messages
-from hyperflow.wire.frames import Kind
+from hyperflow.wire.frames import FileHere, Kind
 from hyperflow.wire.messages import FileHeld, FileHold, FileOrder, FileWanted
 from hyperflow.wire.numbers import DefinitionNumber, WorkerNumber
 
@@ -121,7 +121,7 @@ class NodeFiles:
         try:
             file = await (self._get_again(wanted) if wanted.wrong else self._get(wanted))
         except Unreadable as error:
-            self._write(worker.node, frames.file_refused(worker.number, wanted.serial, error.number, error.why))
+            self._refuse(worker.node, worker.number, wanted.serial, error)
             return
         file.coming -= 1
         if worker.node in self._links:
@@ -216,10 +216,10 @@ class NodeFiles:
         link, node, serial = self._links[worker.node], worker.node, wanted.serial
         before = self._came_from(wanted, node) if wanted.wrong else ""
         if isinstance(file.opened, Opened) and file.opened.data is not None:
-            link.write([frames.file_here(worker.number, serial, 0, -1, before, file.opened.data)])
+            link.write([FileHere(serial, text=before, content=file.opened.data).framed(worker.number)])
             return
         if link.shares_memory and file.place is not None:
-            link.write([frames.file_here(worker.number, serial, *file.place, before)])
+            link.write([FileHere(serial, *file.place, text=before).framed(worker.number)])
             return
         known = node in file.given
         link.write([messages.framed(FileOrder(file.number, file.size, serial, known, before), worker.number)])
@@ -251,7 +251,7 @@ class NodeFiles:
         logger.info("a file of %s bytes cannot be sent on: %s", file.size, error.why)
         for node, waiting in file.waiting.items():
             for worker, serial in waiting:
-                self._write(node, frames.file_refused(worker, serial, error.number, error.why))
+                self._refuse(node, worker, serial, error)
         self._forget([file])
 
     # ---- what launchers say -----------------------------------------------------------------------------------------
@@ -353,6 +353,9 @@ class NodeFiles:
     def _write(self, node: str, data: bytes) -> None:
         if node in self._links:
             self._links[node].write([data])
+
+    def _refuse(self, node: str, worker: WorkerNumber, serial: int, error: Unreadable) -> None:
+        self._write(node, FileHere(serial, error=error.number, text=error.why).framed(worker))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._follow(asyncio.get_running_loop().create_task(coroutine))

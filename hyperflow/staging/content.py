@@ -108,15 +108,22 @@ def in_words(state: State) -> str:
 
 
 def walk(top: Path, names: Sequence[str] | None = None) -> Iterator[tuple[str, os.stat_result, str]]:
-    """Yield what a directory holds, or what is below some names in it: name, state, and the target of a link.
+    """Yield what a directory holds, or some names in it with all that is below: name, state, the target of a link.
+
+    What is above a name comes before it.
 
     Raises:
         FileUnavailable: It holds something that cannot travel.
         OSError: It cannot be read.
     """
-    waiting = sorted(os.listdir(top) if names is None else names, reverse=True)
+    waiting = sorted(os.listdir(top) if names is None else _with_parents(names), reverse=True)
+    only = frozenset() if names is None else frozenset(waiting).difference(names)
+    seen = set[str]()
     while waiting:
         name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
         found = os.lstat(top / name)
         target = os.readlink(top / name) if stat.S_ISLNK(found.st_mode) else ""
         if target and _leads_out(name, target):
@@ -127,8 +134,12 @@ def walk(top: Path, names: Sequence[str] | None = None) -> Iterator[tuple[str, o
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode) or target):
             raise FileUnavailable(f"{top / name} is no file, directory or symbolic link; it cannot travel")
         yield name, found, target
-        if stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(found.st_mode) and name not in only:
             waiting += sorted((f"{name}/{each}" for each in os.listdir(top / name)), reverse=True)
+
+
+def _with_parents(names: Sequence[str]) -> set[str]:
+    return {"/".join(parts[:end]) for parts in (name.split("/") for name in names) for end in range(1, len(parts) + 1)}
 
 
 def _leads_out(name: str, target: str) -> bool:
@@ -153,3 +164,8 @@ def look(
             states[name] = State.of(found)
             entries.append(Entry(name, "file", bool(found.st_mode & 0o100), digest(name, found), found.st_size))
     return entries, states
+
+
+def total(entries: Sequence[Entry]) -> int:
+    """Return the bytes of all files."""
+    return sum(entry.size for entry in entries)

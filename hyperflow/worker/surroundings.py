@@ -88,6 +88,10 @@ class Surroundings:
             self.before.clear()  # the same dict: the quick loop looks at it
         return ""
 
+    def at_end(self, name: str, do: Callable[[], object]) -> None:
+        """Do something when the evaluation that runs has been answered; once for each name."""
+        self.before.setdefault(name, (_Thing(name, lambda: None, lambda _: do()), None))
+
     def keep(self) -> None:
         """Let stay what has been set until now."""
         self.before.clear()

@@ -151,6 +151,15 @@ def post(to: str, content: Any) -> None:
         receivers[to](content)
 
 
+def at_end(name: str, do: Callable[[], object]) -> None:
+    """Do something when the evaluation that runs has been answered, once for each name; nothing where this is no worker.
+
+    It must not raise anything. If the process ends before, it is not done.
+    """
+    if _worker is not None:
+        _worker.traces.surroundings.at_end(name, do)
+
+
 def deadlines() -> Deadlines | None:
     """Return what knows when the function that runs here has to end; None where this is no worker."""
     return _deadlines
