@@ -20,7 +20,7 @@ from hyperflow.commands import program
 from hyperflow.commands.checking import check
 from hyperflow.commands.program import WRONG
 from hyperflow.commands.spec import ArraySpec
-from hyperflow.commands.typed import NOTHING_MADE, NOTHING_OF, NO_PLACE, Made, Of, Placed, spec_of
+from hyperflow.commands.typed import NO_PLACE, NOTHING_MADE, NOTHING_OF, Made, Of, Placed, spec_of
 from hyperflow.console.options import Resources
 from hyperflow.errors import HyperflowError
 from hyperflow.records import record
@@ -31,6 +31,9 @@ COMMAND = "--the-command"
 
 MOST_REHEARSED = 10
 """Commands that --dry-run prints."""
+
+MOST_WORDS = 200
+"""Of the command line that is kept for people."""
 
 BEGINS_WITHIN = 60.0
 """Seconds after which a detached array that is silent is left alone."""
@@ -58,20 +61,37 @@ def without_command(words: Sequence[str]) -> list[str]:
 
 
 def array(  # noqa: PLR0913 (options that people type)
-    file: Annotated[str | None, Parameter(help="A file of tasks, in TOML: [[task]] with name, command, after, ...", group=TASKS)] = None,
+    file: Annotated[
+        str | None, Parameter(help="A file of tasks, in TOML: [[task]] with name, command, after, ...", group=TASKS)
+    ] = None,
     /,
     *,
     of: Annotated[Of, Parameter(name="*", group=TASKS)] = NOTHING_OF,
     made: Annotated[Made, Parameter(name="*", group=EACH)] = NOTHING_MADE,
     placed: Annotated[Placed, Parameter(name="*", group=WHERE)] = NO_PLACE,
     resources: Annotated[Resources, Parameter(name="*", group=SLURM)] = NO_RESOURCES,
-    max_failed: Annotated[int | None, Parameter(group=RUN, help="Cancel the rest after so many failures (with --jobs: in each Slurm job).")] = None,
+    max_failed: Annotated[
+        int | None,
+        Parameter(group=RUN, help="Cancel the rest after so many failures (with --jobs: in each Slurm job)."),
+    ] = None,
     base_dir: Annotated[BaseDir, Parameter(group=RUN)] = BASE_DIR,
-    database: Annotated[str | None, Parameter(group=RUN, help="Start from what this earlier database file knows as done; or use a server: postgresql://...")] = None,
-    detach: Annotated[bool, Parameter(group=RUN, negative="", help="Leave it running, also after logout, and print the run's id.")] = False,
+    database: Annotated[
+        str | None,
+        Parameter(
+            group=RUN,
+            help="Start from what this earlier database file knows as done; or use a server: postgresql://...",
+        ),
+    ] = None,
+    detach: Annotated[
+        bool, Parameter(group=RUN, negative="", help="Leave it running, also after logout, and print the run's id.")
+    ] = False,
     progress: Annotated[bool, Parameter(group=RUN, help="Show how it goes.")] = True,
-    dry_run: Annotated[bool, Parameter(group=RUN, negative="", help="Print the first commands, and run nothing.")] = False,
-    no_check: Annotated[bool, Parameter(group=RUN, negative="", help="Do not ask whether programs are here: they are on the nodes.")] = False,
+    dry_run: Annotated[
+        bool, Parameter(group=RUN, negative="", help="Print the first commands, and run nothing.")
+    ] = False,
+    no_check: Annotated[
+        bool, Parameter(group=RUN, negative="", help="Do not ask whether programs are here: they are on the nodes.")
+    ] = False,
     the_command: Annotated[str | None, Parameter(name=COMMAND, show=False)] = None,
 ) -> int:
     """Run many commands: one for each line, number, object or task of a file. The command stands behind `--`.
@@ -82,14 +102,14 @@ def array(  # noqa: PLR0913 (options that people type)
 
     In the command and in what each task is given, {line} stands for the line, {n} for the number, {json.KEY} for a
     member of the object; {{ and }} for braces. A line stays one argument; there is no shell. What is done is recorded,
-    and not done again by `hyperflow resume`. The exit code is 0 if all is done, 1 if some tasks have failed, were skipped or
-    cancelled, 2 if nothing has run.
+    and not done again by `hyperflow resume`. The exit code is 0 if all is done, 1 if some tasks have failed, were
+    skipped or cancelled, 2 if nothing has run.
     """
     try:
         given = None if the_command is None else list(map(str, json.loads(the_command)))
         placed = attrs.evolve(placed, progress=progress)
         spec = spec_of(file, given, of, made, placed, resources)
-        spec = attrs.evolve(spec, max_failed=_at_least_one(max_failed))
+        spec = attrs.evolve(spec, max_failed=_at_least_one(max_failed), words=tuple(sys.argv[1 : MOST_WORDS + 1]))
         check(spec, programs=not no_check)
         if dry_run:
             return _rehearse(spec)
@@ -157,5 +177,3 @@ def _detached(home: Path) -> int:
     print(home.name)
     print(f"it goes on in process {process.pid}; hyperflow wait {program.typed(home)}", file=sys.stderr)
     return 0
-
-

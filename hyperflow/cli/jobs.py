@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -19,7 +20,7 @@ from typing import Annotated, Any, TypeAlias
 
 from cyclopts import App, Parameter
 
-from hyperflow.cli import elsewhere, pool_runs, runs
+from hyperflow.cli import arrays, elsewhere, pool_runs, runs
 from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, RunOption, Which, answering
 from hyperflow.cli.runs import Run
 from hyperflow.console.options import Resources
@@ -101,7 +102,7 @@ def why(
 
 
 def retry(
-    *numbers: Numbers,
+    *words: Annotated[str, Parameter(help="The jobs; with --tasks, the run.")],
     every: Annotated[
         bool, _every("All held jobs; while no master runs, also those whose error the program has received.")
     ] = False,
@@ -110,6 +111,10 @@ def retry(
         Parameter(negative="", help="End the running program, and start it again, so that jobs get its new code."),
     ] = False,
     resources: Annotated[Resources, Parameter(name="*")] = NO_RESOURCES,
+    tasks: Annotated[
+        str | None,
+        Parameter(help="Of an array that has ended, run these tasks again that are not done: failed, or 3,17-20."),
+    ] = None,
     run: RunOption = None,
     base_dir: BaseDir = BASE_DIR,
     as_json: Json = False,
@@ -118,7 +123,12 @@ def retry(
 
     While no master runs, this is recorded for the next one: `hyperflow resume`. A running program has its code in
     memory: if you have edited it, use --restart; its other jobs stay with Slurm meanwhile.
+
+    Of an array, run tasks again: `hyperflow retry RUN --tasks failed`.
     """
+    if tasks is not None:
+        return arrays.retry(_one_run(words, run), base_dir, tasks)
+    numbers = _numbers(words)
     if restart:
         found, chosen = runs.find(run, base_dir), _chosen(numbers, every)
         found.check_retry(chosen)
@@ -159,6 +169,8 @@ def resume(run: Which = None, *, base_dir: BaseDir = BASE_DIR) -> int:
     It starts in its old directory, with the Python and the command line that it had, and with --resume. A program that
     ran a job on a pool is told by a variable which run to go on with, and starts with the Python of this command.
     """
+    if (home := arrays.find(run, base_dir)) is not None:
+        return arrays.go_on(home)
     if (home := pool_runs.find(run, base_dir)) is not None:
         return pool_runs.resume(home)
     found = runs.find(run, base_dir).checked()  # its file says what is started
@@ -182,6 +194,22 @@ def resume(run: Which = None, *, base_dir: BaseDir = BASE_DIR) -> int:
 
 
 # ---- how it is done -------------------------------------------------------------------------------------------------
+
+
+def _one_run(words: Sequence[str], run: str | None) -> str | None:
+    if len(words) + (run is not None) > 1:
+        raise ConfigurationError("--tasks is about one run; write: hyperflow retry RUN --tasks failed")
+    return words[0] if words else run
+
+
+def _numbers(words: Sequence[str]) -> list[int]:
+    wrong = [word for word in words if not re.fullmatch(r"-?\d+", word, re.ASCII)]
+    if wrong:
+        raise ConfigurationError(
+            f"{wrong[0]!r} is no number of a job; of a run, write: --run {wrong[0]}; of tasks of an array: "
+            f"hyperflow retry {wrong[0]} --tasks failed"
+        )
+    return list(map(int, words))
 
 
 def _chosen(numbers: Sequence[int], every: bool) -> list[int] | str:

@@ -167,7 +167,7 @@ class ArrayRun:
         place, self._begun = self._begun, self._begun + 1
         self._at[place] = one
         try:
-            future = (flow or self._flow(one)).start()
+            future = (self._flow(one) if flow is None else flow).start()
         except ImpossibleRequest as error:
             if self._spec.form is not None:  # so it is with all of them
                 raise

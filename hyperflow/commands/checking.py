@@ -1,7 +1,7 @@
 """Whether all tasks of an array can begin: asked before anything is submitted, for all of them at once.
 
-Guarantees: what is the same for many tasks is looked at once. What is wrong is told together: up to ten things, and how many more.
-What a task makes that another one comes after need not be there yet.
+Guarantees: what is the same for many tasks is looked at once. What is wrong is told together: up to ten things, and how
+many more. What a task makes that another one comes after need not be there yet.
 """
 
 from __future__ import annotations
@@ -55,10 +55,16 @@ def _check_members(spec: ArraySpec) -> None:
             if name not in members:
                 there = ", ".join(map(printable, members)) or "none"
                 hint = meant(name, list(members))
-                raise ConfigurationError(f"object {number} has no {printable(name)!r}, which {{json.{printable(name)}}} is; it has {there}.{hint}")
+                raise ConfigurationError(
+                    f"object {number} has no {printable(name)!r}, as {{json.{printable(name)}}} needs it; "
+                    f"it has {there}.{hint}"
+                )
             if members[name] is None or isinstance(members[name], (list, dict)):
                 kind = {"NoneType": "null", "list": "a list", "dict": "an object"}[type(members[name]).__name__]
-                raise ConfigurationError(f"object {number}: {printable(name)!r} is {kind}, which is no word; a text, a number, true or false is")
+                raise ConfigurationError(
+                    f"object {number}: {printable(name)!r} is {kind}, which is no word; "
+                    "a text, a number, true or false is"
+                )
 
 
 class _Look:
@@ -72,7 +78,9 @@ class _Look:
     def all(self) -> Iterator[str]:
         form = self._spec.form
         if form is None:
-            self._made = {os.path.normpath(os.path.join(each.cwd, name)) for each in self._spec.tasks() for name in each.outputs}
+            self._made = {
+                os.path.normpath(os.path.join(each.cwd, name)) for each in self._spec.tasks() for name in each.outputs
+            }
         alike = form is not None and form.plain("cwd", "stdin", "inputs", "outputs", "on_failure", "env")
         # Lines were looked at when they were read, and what is typed has no NUL.
         if alike and form is not None and form.templates["command"][0].is_plain and self._spec.kind != "objects":
@@ -109,7 +117,8 @@ class _Look:
         if os.path.normpath(path) in self._made:
             return
         if any(letter in path for letter in "*?[") and not os.path.lexists(path):
-            yield f"{task.title}: {what} {_path(path)} is not there; a pattern is no file: name each one, or their directory"
+            hint = "a pattern is no file: name each one, or their directory"
+            yield f"{task.title}: {what} {_path(path)} is not there; {hint}"
         elif not os.path.exists(path):
             yield f"{task.title}: {what} {_path(path)} is not there"
         elif os.path.isdir(path) and what != "the input":
@@ -128,7 +137,12 @@ def _words(task: TaskSpec) -> Iterator[str]:
         yield f"{task.title}: a variable has a NUL, which none can have"
     if not task.command[0]:
         yield f"{task.title}: the name of the program is empty"
-    named = {"directory": [task.cwd], "stdin": [task.stdin], "inputs": task.inputs.values(), "outputs": [*task.outputs, *task.on_failure]}
+    named = {
+        "directory": [task.cwd],
+        "stdin": [task.stdin],
+        "inputs": task.inputs.values(),
+        "outputs": [*task.outputs, *task.on_failure],
+    }
     yield from _paths(task, named)
 
 
@@ -161,7 +175,11 @@ def _program(task: TaskSpec, path: str) -> Iterator[str]:
         file = os.path.join(task.cwd, directory, name)
         if os.path.isfile(file) and os.access(file, os.X_OK):
             return
-    here = f"; there is one in {_path(task.cwd)}: write ./{_path(name)}" if os.path.exists(os.path.join(task.cwd, name)) else ""
+    here = (
+        f"; there is one in {_path(task.cwd)}: write ./{_path(name)}"
+        if os.path.exists(os.path.join(task.cwd, name))
+        else ""
+    )
     yield f"{task.title}: there is no program {_path(name)} in PATH{here}{_ELSEWHERE if not here else ''}"
 
 

@@ -1,7 +1,7 @@
 """The digests of the files that tasks read: what counts of them in a task's key.
 
-Guarantees: a file is read beside the event loop, and once, however many tasks need it. One that a task makes is looked at when
-that is done.
+Guarantees: a file is read beside the event loop, and once, however many tasks need it. One that a task makes
+is looked at when that is done.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The key of a task: what it is known by when the array goes on.
 
 Guarantees: two tasks with the same key run the same words in the same directory, with the same variables of `env=`, and
-read the same content. The variables of the login shell do not count: they differ from day to day, and nothing would ever be found again.
-Nor does the content of the program: who compiled it anew says `hyperflow retry`, or starts anew.
+read the same content. The variables of the login shell do not count: they differ from day to day, and nothing would
+ever be found again. Nor does the content of the program: who has compiled it anew begins a new array.
 
 Rejected: `database.keys.encode`, whose keys can be read and take ten times as long; here a million are made at once.
 """

@@ -1,13 +1,12 @@
 """The built-in program that runs arrays: on this machine, in an allocation, in Slurm jobs of its own, on a pool.
 
 Guarantees: all that it needs is in the run's directory before anything runs, so that it goes on from there: after a
-crash, in a process of its own, with other tasks. The exit code is 0 if all that was asked for is done, 1 if something has failed, was
-skipped or cancelled, 2 if nothing could run.
+crash, in a process of its own, with other tasks. The exit code is 0 if all that was asked for is done, 1 if something
+has failed, was skipped or cancelled, 2 if nothing could run.
 """
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -115,7 +114,8 @@ def check_idle(home: Path) -> None:
         who = f"process {master.pid} on {master.host}" if master is not None else str(found.owner if found else "")
         name = typed(home)
         raise ConfigurationError(
-            f"{name} still runs, in {who}: wait until it has ended (hyperflow wait {name}), or end it, and type that again"
+            f"{name} still runs, in {who}: wait until it has ended (hyperflow wait {name}), or end it, and type that "
+            "again"
         )
 
 
@@ -136,8 +136,12 @@ class _Run:
 
     def exit_code(self) -> int:
         ways: dict[str, Callable[[], int]] = {
-            "local": lambda: self._as_job(lambda job: run_job_local(job, program=self._program(), progress=self._way.progress)),
-            "allocation": lambda: self._as_job(lambda job: run_job_slurm(job, program=self._program(), progress=self._way.progress)),
+            "local": lambda: self._as_job(
+                lambda job: run_job_local(job, program=self._program(), progress=self._way.progress)
+            ),
+            "allocation": lambda: self._as_job(
+                lambda job: run_job_slurm(job, program=self._program(), progress=self._way.progress)
+            ),
             "pool": lambda: self._on_pool(self._way.pool),
             "elastic": lambda: self._on_pool(""),
             "slurm": self._as_cluster,
@@ -206,7 +210,9 @@ class _Run:
         found: list[Counts] = []
         jobs = [self._job(which, self._way.jobs) for which in range(self._way.jobs)]
         begun = (self._home / "program.json").exists()
-        running = Running(resume=str(self._home) if begun else None, on_error=self._way.on_error, base_dir=self._home.parent)
+        running = Running(
+            resume=str(self._home) if begun else None, on_error=self._way.on_error, base_dir=self._home.parent
+        )
         flow = in_slurm_jobs(jobs, found)
         code = run_flow(flow, running, Resources(**self._way.sbatch), program=None if begun else self._program())
         if found and code == 0:
@@ -245,11 +251,3 @@ def _pool_of(way: Way) -> Any:
 
 def _say(text: str) -> None:
     print("\n".join(map(printable, f"hyperflow: {text}".split("\n"))), file=sys.stderr, flush=True)
-
-
-def go_to(directory: str) -> None:
-    """Be where the array was typed; raises ConfigurationError."""
-    try:
-        os.chdir(directory)
-    except OSError as error:
-        raise ConfigurationError(f"{directory}, where the array was typed: {error.strerror}") from None

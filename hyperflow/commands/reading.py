@@ -3,8 +3,8 @@
 Guarantees: all of it is read and checked before anything runs. An error names the file and up to ten lines, and counts
 the rest. A line is what stands between two line feeds, byte for byte, and nothing else ends one.
 
-Rejected: to skip empty lines in silence (then task 17 is not line 17); to replace bytes that are no UTF-8 (then a command gets the
-name of a file that there is not).
+Rejected: to skip empty lines in silence (then task 17 is not line 17); to replace bytes that are no UTF-8 (then a
+command gets the name of a file that there is not).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -86,7 +86,9 @@ def read_lines(file: str) -> list[str]:
         raise ConfigurationError(f"{shown(file)}: its lines end as on Windows; type: sed -i 's/\\r$//' {shown(file)}")
     _refuse(file, (at for at, line in enumerate(lines, 1) if not line), "empty, and would be an empty argument")
     if b"\0" in data:
-        _refuse(file, (at for at, line in enumerate(lines, 1) if b"\0" in line), "with a NUL, which no argument can have")
+        _refuse(
+            file, (at for at, line in enumerate(lines, 1) if b"\0" in line), "with a NUL, which no argument can have"
+        )
     if max(map(len, lines)) > LONGEST:
         too_long = f"longer than {LONGEST:,} bytes, which no argument can be"
         _refuse(file, (at for at, line in enumerate(lines, 1) if len(line) > LONGEST), too_long)
@@ -110,7 +112,7 @@ def read_objects(file: str) -> list[str]:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigurationError(f"{shown(file)}: line {line} is not UTF-8") from None
     if text.lstrip().startswith("["):
-        found = enumerate(_array(file, text), 1)
+        found: Iterable[tuple[int, Any]] = enumerate(_array(file, text), 1)
         where = "element"
     else:
         lines = ((at, line) for at, line in enumerate(text.split("\n"), 1) if line.strip())
@@ -127,7 +129,9 @@ def read_bytes(file: str) -> bytes:
     try:
         if file == "-":
             if sys.stdin is None or sys.stdin.isatty():
-                raise ConfigurationError("- stands for standard input, and that is the terminal: pipe something into it")
+                raise ConfigurationError(
+                    "- stands for standard input, and that is the terminal: pipe something into it"
+                )
             return sys.stdin.buffer.read()
         return Path(file).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name
@@ -149,7 +153,9 @@ def some(found: Sequence[Any]) -> str:
 def _range(part: str, text: str) -> range:
     match = _RANGE.fullmatch(part)
     if match is None:
-        raise ConfigurationError(f"--range {text}: {part!r} is no number and no range; write 1-1000, 1-1000:10 or 1,5,7-9")
+        raise ConfigurationError(
+            f"--range {text}: {part!r} is no number and no range; write 1-1000, 1-1000:10 or 1,5,7-9"
+        )
     first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
     if step == 0 or last < first:
         raise ConfigurationError(f"--range {text}: {part} has no number in it")
@@ -159,7 +165,7 @@ def _range(part: str, text: str) -> range:
 def _check_once(ranges: Sequence[range], text: str) -> None:
     """Refuse a number that is there twice: two tasks would write the same files."""
     among = sorted(ranges, key=lambda each: each.start)
-    if all(one.stop <= other.start for one, other in zip(among, among[1:], strict=False)):
+    if all(one.stop <= other.start for one, other in pairwise(among)):
         return
     seen = set[int]()
     for number in chain.from_iterable(ranges):
@@ -199,7 +205,7 @@ def _parsed(file: str, at: int, line: str) -> Any:
 def _object(file: str, where: str, value: Any) -> str:
     if not isinstance(value, dict):
         raise ConfigurationError(
-            f"{shown(file)}: {where} is no object, but {short_repr(value, 60)}; write {{\"key\": ...}}, or take --each-line"
+            f'{shown(file)}: {where} is no object, but {short_repr(value, 60)}; write {{"key": ...}}, or --each-line'
         )
     text = json.dumps(value, ensure_ascii=False)
     try:

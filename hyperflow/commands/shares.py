@@ -49,7 +49,9 @@ def chosen_of(spec: ArraySpec, chosen: str) -> Collection[int] | str | None:
     found = set(map(int, read_numbers(chosen, "--tasks")))
     wrong = [number for number in (min(found), max(found)) if not 1 <= number <= spec.count]
     if wrong:
-        raise ConfigurationError(f"--tasks {chosen}: there is no task {wrong[0]}; they are numbered from 1 to {spec.count:,}")
+        raise ConfigurationError(
+            f"--tasks {chosen}: there is no task {wrong[0]}; they are numbered from 1 to {spec.count:,}"
+        )
     behind: dict[int, list[int]] = {}
     for number, before in spec.after.items():
         for each in before:

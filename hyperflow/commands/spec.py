@@ -1,7 +1,7 @@
 """What an array consists of: its tasks, and how they are run. Plain data, which the run's directory keeps.
 
     RUN/array/spec.json      all but the values
-    RUN/array/values         the lines, or the objects, one in each line; the numbers as they were typed; the tasks of a file
+    RUN/array/values         the lines, or the objects, one in each line; the numbers as they were typed; the tasks
 
 Guarantees: what is read back makes the same tasks, by their numbers, however often the array goes on and whatever
 became of the files that it was made of. A million tasks of a template are a million lines, and no objects.
@@ -20,11 +20,13 @@ import attrs
 from hyperflow import files
 from hyperflow.commands.form import Form
 from hyperflow.commands.reading import Numbers, words_of
-from hyperflow.commands.task_spec import TaskSpec as TaskSpec
+from hyperflow.commands.task_spec import TaskSpec
 from hyperflow.commands.ways import Way
 from hyperflow.errors import ConfigurationError
 
 FORMAT = 1
+
+__all__ = ("ArraySpec", "Kind", "TaskSpec")
 
 Kind: TypeAlias = Literal["lines", "numbers", "objects", "tasks"]
 
@@ -41,6 +43,7 @@ class ArraySpec:
         max_failed: After so many failures the rest is cancelled; None for no limit.
         way: Where it runs.
         directory: Where it was typed.
+        words: What was typed there.
     """
 
     kind: Kind
@@ -50,6 +53,7 @@ class ArraySpec:
     max_failed: int | None = None
     way: Way = attrs.field(factory=Way)
     directory: str = ""
+    words: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -95,6 +99,7 @@ class ArraySpec:
             "max_failed": self.max_failed,
             "way": attrs.asdict(self.way),
             "directory": self.directory,
+            "words": self.words,
         }
         files.write_whole(directory / "spec.json", json.dumps(said, indent=1).encode() + b"\n")
 
@@ -114,6 +119,7 @@ class ArraySpec:
                 said["max_failed"],
                 Way(**said["way"]),
                 said["directory"],
+                tuple(said["words"]),
             )
             if spec.count != said["count"]:
                 raise ValueError(f"{spec.count} values in place of {said['count']}")
@@ -140,4 +146,3 @@ def _values(kind: Kind, text: str) -> Sequence[Any]:
 def _task(said: dict[str, Any]) -> TaskSpec:
     lists = {name: tuple(said[name]) for name in ("command", "after", "outputs", "on_failure")}
     return TaskSpec(**{**said, **lists})
-

@@ -1,13 +1,14 @@
 """Which start of an array this is, of which tasks, and what came of it: `RUN/array/start.json`.
 
-Guarantees: two starts that are to run other tasks have other numbers, so that a master does not take the Slurm jobs of one for
-those of the other. One whose process was killed goes on under its number, with the jobs that it has at Slurm.
+Guarantees: two starts that are to run other tasks have other numbers, so that a master does not take the Slurm jobs of
+one for those of the other. One whose process was killed goes on under its number, with the jobs that it has at Slurm.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -71,9 +72,8 @@ class Start:
         """Return the newest start of the array that is kept there; None if it never was, or cannot be read."""
         try:
             said = json.loads((directory / NAME).read_bytes())
-            counts = said["counts"]
-            if counts is not None:
-                counts = Counts(**{**counts, "failures": tuple(counts["failures"])})
-            return cls(said["number"], said["chosen"], counts, said["error"])
+            counts: dict[str, Any] | None = said["counts"]
+            found = None if counts is None else Counts(**{**counts, "failures": tuple(counts["failures"])})
+            return cls(said["number"], said["chosen"], found, said["error"])
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 import attrs
@@ -42,8 +42,8 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         failures = tuple(sorted((*self.failures, *other.failures))[:MOST_SHOWN])
-        mine, its = (attrs.astuple(each)[:-1] for each in (self, other))
-        return Counts(*(one + another for one, another in zip(mine, its, strict=True)), failures)
+        names = [field.name for field in attrs.fields(Counts) if field.name != "failures"]
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in names}, failures=failures)
 
     @property
     def all_done(self) -> bool:
@@ -54,7 +54,12 @@ class Counts:
         """Return `990 done (12 of them before), 10 failed`."""
         before = f" ({self.known:,} of them before)" if self.known else ""
         words = [f"{self.done:,} done{before}"]
-        others = (("failed", self.failed), ("skipped", self.skipped), ("cancelled", self.cancelled), ("left", self.waiting))
+        others = (
+            ("failed", self.failed),
+            ("skipped", self.skipped),
+            ("cancelled", self.cancelled),
+            ("left", self.waiting),
+        )
         return ", ".join([*words, *(f"{count:,} {word}" for word, count in others if count)])
 
 
@@ -64,7 +69,7 @@ class Tally:
     Args:
         numbers: These.
         known: What is recorded of them.
-        chosen: Of them, those that were asked for; "failed" for those that are recorded as failed or skipped; None for all.
+        chosen: Those that were asked for; "failed" for those that are recorded as failed or skipped; None for all.
     """
 
     def __init__(self, numbers: Sequence[int], known: Known, chosen: Collection[int] | str | None = None) -> None:

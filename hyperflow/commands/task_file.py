@@ -15,13 +15,13 @@ from __future__ import annotations
 import os.path
 import shlex
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import attrs
 
 from hyperflow.commands import graph
-from hyperflow.commands.reading import read_bytes, shown, some
+from hyperflow.commands.reading import read_bytes, shown
 from hyperflow.commands.task_spec import TaskSpec, absolute, inputs_of, is_url
 from hyperflow.commands.templates import meant
 from hyperflow.environment import changed
@@ -29,7 +29,18 @@ from hyperflow.errors import ConfigurationError
 from hyperflow.options import JobOptions, OptionChanges, Options
 from hyperflow.saying import printable, short_repr, unfit_name
 
-OPTIONS = ("cpus", "gpus", "memory", "time_limit", "retries", "priority", "resources", "min_time", "crash_limit", "exclusive")
+OPTIONS = (
+    "cpus",
+    "gpus",
+    "memory",
+    "time_limit",
+    "retries",
+    "priority",
+    "resources",
+    "min_time",
+    "crash_limit",
+    "exclusive",
+)
 """What `hf.using` takes, and a task may say for itself."""
 
 KEYS = ("name", "command", "after", "env", "cwd", "stdin", "inputs", "outputs", "on_failure", *OPTIONS)
@@ -51,7 +62,10 @@ def read_tasks(file: str, directory: str) -> list[TaskSpec]:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{where} is no TOML: {error}") from None
     if unknown := sorted(said.keys() - {"task"}):
-        raise ConfigurationError(f"{where} has the key {printable(unknown[0])!r}; there are tables [[task]] only.{meant(unknown[0], ['task'])}")
+        raise ConfigurationError(
+            f"{where} has the key {printable(unknown[0])!r}; there are tables [[task]] only."
+            f"{meant(unknown[0], ['task'])}"
+        )
     tables: Any = said.get("task", [])
     if not isinstance(tables, list) or not all(isinstance(each, dict) for each in cast("list[Any]", tables)):
         raise ConfigurationError(f"{where}: write [[task]], with two brackets, before each task")
@@ -80,11 +94,15 @@ class _Reader:
         """Check the keys and the name."""
         for key in table:
             if key not in KEYS:
-                raise self._wrong(number, f"the key {printable(key)!r} means nothing.{meant(key, KEYS)} There are {', '.join(KEYS)}")
+                raise self._wrong(
+                    number, f"the key {printable(key)!r} means nothing.{meant(key, KEYS)} There are {', '.join(KEYS)}"
+                )
         if (name := table.get("name")) is None:
             return
         if not isinstance(name, str) or not name or unfit_name(name):
-            raise self._wrong(number, f"name = {short_repr(name, 60)}: a text is needed, without line breaks and backslashes")
+            raise self._wrong(
+                number, f"name = {short_repr(name, 60)}: a text is needed, without line breaks and backslashes"
+            )
         if name in self._numbers:
             raise self._wrong(number, f"task {self._numbers[name]} has the name {name!r}, too")
         self._numbers[name] = number
@@ -123,7 +141,9 @@ class _Reader:
 
     def _after(self, number: int, said: Any) -> tuple[int, ...]:
         if not isinstance(said, list):
-            raise self._wrong(number, f"after = {short_repr(said, 60)}: a list is needed, such as after = [{_toml_word(said)}]")
+            raise self._wrong(
+                number, f"after = {short_repr(said, 60)}: a list is needed, such as after = [{_toml_word(said)}]"
+            )
         return tuple(self._one_before(number, each) for each in cast("list[Any]", said))
 
     def _one_before(self, number: int, each: Any) -> int:
@@ -131,16 +151,24 @@ class _Reader:
             return self._numbers[each]
         if type(each) is int and 1 <= each <= len(self._tables):
             return each
-        there = f"a task {each}; they are numbered from 1 to {len(self._tables)}" if type(each) is int else f"a task {short_repr(each, 60)}."
+        there = (
+            f"a task {each}; they are numbered from 1 to {len(self._tables)}"
+            if type(each) is int
+            else f"a task {short_repr(each, 60)}."
+        )
         raise self._wrong(number, f"it comes after what is not there: {there}{meant(str(each), list(self._numbers))}")
 
     def _env(self, number: int, said: Any) -> dict[str, str]:
         if not isinstance(said, dict):
-            raise self._wrong(number, f'env = {short_repr(said, 60)}: a table is needed, such as env = {{ OMP_NUM_THREADS = "4" }}')
+            raise self._wrong(
+                number, f'env = {short_repr(said, 60)}: a table is needed, such as env = {{ OMP_NUM_THREADS = "4" }}'
+            )
         table = cast("dict[str, Any]", said)
         for name, value in table.items():
             if not isinstance(value, str):
-                raise self._wrong(number, f"env: {name} = {short_repr(value, 60)}: a text is needed; write {_toml_word(value)}")
+                raise self._wrong(
+                    number, f"env: {name} = {short_repr(value, 60)}: a text is needed; write {_toml_word(value)}"
+                )
             if not name or "=" in name or "\0" in name:
                 raise self._wrong(number, f"env: {name!r} cannot be the name of a variable")
         return table
@@ -172,7 +200,7 @@ class _Reader:
         titles = [each.title for each in tasks]
         if len(titles) == 1:
             return f"{self._where}: {titles[0]} comes after itself"
-        round_ = ", which comes after ".join([*titles[: 10], *(["..."] if len(titles) > 10 else []), titles[0]])
+        round_ = ", which comes after ".join([*titles[:10], *(["..."] if len(titles) > 10 else []), titles[0]])
         return f"{self._where}: a circle, in which no task can begin: {round_}"
 
     def _wrong(self, number: int, what: str) -> ConfigurationError:

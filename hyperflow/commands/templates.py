@@ -3,8 +3,8 @@
 Guarantees: what is filled in stays one argument, or part of one: it is never split, and no shell sees it. A placeholder
 that there is not, and a brace by itself, are refused when the text is read, and not at the task that meets it.
 
-Rejected: str.format, whose `{line.x}`, `{line!r}` and `{0}` reach into what they are given; a language with steps of its
-own (`{.}`, `{/}`): who needs it writes a script, and runs that.
+Rejected: str.format, whose `{line.x}`, `{line!r}` and `{0}` reach into what they are given; a language with steps of
+its own (`{.}`, `{/}`): who needs it writes a script, and runs that.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ JSON = "json."
 
 @attrs.frozen
 class Template:
-    """A text: pieces in between, and the names of what comes behind each but the last; `{n}.dat` is ("", ".dat"), ("n",)."""
+    """A text: its pieces, and the names of what comes between them; `{n}.dat` is ("", ".dat") and ("n",)."""
 
     pieces: tuple[str, ...]
     names: tuple[str, ...] = ()

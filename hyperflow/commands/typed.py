@@ -36,9 +36,12 @@ class Of:
     """What the tasks are made of."""
 
     each_line: Annotated[str | None, Parameter(help="A task for each line of a file; - for standard input.")] = None
-    range: Annotated[str | None, Parameter(help="A task for each number: 1-1000, 1-1000:10, or 1,5,7-9.", allow_leading_hyphen=True)] = None
+    range: Annotated[
+        str | None, Parameter(help="A task for each number: 1-1000, 1-1000:10, or 1,5,7-9.", allow_leading_hyphen=True)
+    ] = None
     each_json: Annotated[
-        str | None, Parameter(help="A task for each JSON object of a file: one a line, or an array; - for standard input.")
+        str | None,
+        Parameter(help="A task for each JSON object of a file: one a line, or an array; - for standard input."),
     ] = None
 
 
@@ -52,14 +55,17 @@ class Made:
     time_limit: Annotated[str | None, Parameter(help="After so long it is ended, and has failed: 90s, 10m, 2h.")] = None
     retries: Annotated[int | None, Parameter(help="Tries again after a failure, so many times.")] = None
     priority: Annotated[int | None, Parameter(help="A larger one comes sooner.", allow_leading_hyphen=True)] = None
-    name: Annotated[str | None, Parameter(help="What progress and reports call the tasks; by default, the program.")] = None
+    name: Annotated[
+        str | None, Parameter(help="What progress and reports call the tasks; by default, the program.")
+    ] = None
     env: Annotated[
         tuple[str, ...], Parameter(help="NAME=VALUE, or NAME with the value that it has here; repeat it.", negative="")
     ] = ()
     cwd: Annotated[str | None, Parameter(help="The directory to start in; by default this one.")] = None
     stdin: Annotated[str | None, Parameter(help="A file to read from standard input.")] = None
     input: Annotated[
-        tuple[str, ...], Parameter(help="A file, directory or URL that it needs; it then has a directory of its own.", negative="")
+        tuple[str, ...],
+        Parameter(help="A file, directory or URL that it needs; it then has a directory of its own.", negative=""),
     ] = ()
     output: Annotated[tuple[str, ...], Parameter(help="A file that it makes, and that comes back.", negative="")] = ()
     on_failure: Annotated[tuple[str, ...], Parameter(help="A file that comes back if it has failed.", negative="")] = ()
@@ -81,12 +87,17 @@ class Placed:
     """Where the tasks run; within an allocation, they run there if nothing is said."""
 
     local: Annotated[bool, Parameter(help="On this machine.", negative="")] = False
-    jobs: Annotated[int | None, Parameter(help="In so many Slurm jobs, each with a share of the tasks.", validator=AT_LEAST_ONE)] = None
+    jobs: Annotated[
+        int | None, Parameter(help="In so many Slurm jobs, each with a share of the tasks.", validator=AT_LEAST_ONE)
+    ] = None
     pool: Annotated[str | None, Parameter(help="On the named pool that `hyperflow pool start` has started.")] = None
     elastic: Annotated[
-        int | None, Parameter(help="On up to so many allocations, which come and go with the work.", validator=AT_LEAST_ONE)
+        int | None,
+        Parameter(help="On up to so many allocations, which come and go with the work.", validator=AT_LEAST_ONE),
     ] = None
-    on_error: Annotated[str, Parameter(help="With --jobs or --nodes, about a Slurm job that fails: hold, raise, retry:N.")] = "hold"
+    on_error: Annotated[
+        str, Parameter(help="With --jobs or --nodes, about a Slurm job that fails: hold, raise, retry:N.")
+    ] = "hold"
     progress: Annotated[bool, Parameter(parse=False)] = True
 
     def way(self, resources: Resources, cpus: int) -> Way:
@@ -98,7 +109,9 @@ class Placed:
             raise ConfigurationError(f"{' and '.join(named)} are two places: say one")
         if sbatch and (self.local or self.pool):
             option = next(iter(sbatch)).replace("_", "-")
-            raise ConfigurationError(f"--{option} asks Slurm for something, and {named[0]} does not: leave one of them out")
+            raise ConfigurationError(
+                f"--{option} asks Slurm for something, and {named[0]} does not: leave one of them out"
+            )
         if "ntasks_per_node" not in sbatch and "cpus_per_task" not in sbatch and cpus > 1:
             sbatch["cpus_per_task"] = cpus  # else no task would fit
         if self.local:
@@ -130,7 +143,9 @@ def spec_of(
     sources = {"FILE": file, **{f"--{name.replace('_', '-')}": value for name, value in attrs.asdict(of).items()}}
     named = [name for name, value in sources.items() if value is not None]
     if not named:
-        raise ConfigurationError("say what the tasks are: --each-line FILE, --range 1-1000, --each-json FILE, or a file of tasks")
+        raise ConfigurationError(
+            "say what the tasks are: --each-line FILE, --range 1-1000, --each-json FILE, or a file of tasks"
+        )
     if len(named) > 1:
         raise ConfigurationError(f"{' and '.join(named)}: say one of them{_behind(file, command)}")
     if file is not None:
@@ -139,7 +154,10 @@ def spec_of(
         _check_plain(made)
         return ArraySpec("tasks", read_tasks(file, directory), None, options, way=way, directory=directory)
     if not command:
-        raise ConfigurationError(f"the command is missing; write it behind --, as in: hyperflow array {named[0]} {sources[named[0]]} -- ./program")
+        raise ConfigurationError(
+            "the command is missing; write it behind --, as in: "
+            f"hyperflow array {named[0]} {sources[named[0]]} -- ./program"
+        )
     kind, values, known = _values(of)
     form = Form(
         command,
