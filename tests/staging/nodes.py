@@ -47,7 +47,9 @@ async def nodes(
 ) -> AsyncIterator[hf.JobEnv]:
     """Open a job on so many nodes of one CPU each, n0, n1, ..."""
     patch.setattr(link, "is_shared", lambda offer: False)
-    plans = [NodePlan(Apart(f"n{number}", place / f"scratch-{number}", before), 1, shared=True) for number in range(count)]
+    plans = [
+        NodePlan(Apart(f"n{number}", place / f"scratch-{number}", before), 1, shared=True) for number in range(count)
+    ]
     program = hf.ProgramInfo.new(place / "run")
     async with open_job(plans, program, settings=Settings(**settings), preload=[]) as env:
         yield env

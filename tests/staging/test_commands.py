@@ -138,7 +138,9 @@ async def test_standard_streams() -> None:
     async with worker():
         result = await hf.remote_command(["sort"], stdin=hf.File("in"), stdout=hf.Output("sorted"), check=True)
         assert Path("sorted").read_text() == "a\nb\n"
-        await hf.remote_command(["sort", "-r"], stdin=result.files["sorted"], stdout=Path("turned"), outputs=[], check=True)
+        await hf.remote_command(
+            ["sort", "-r"], stdin=result.files["sorted"], stdout=Path("turned"), outputs=[], check=True
+        )
     assert Path("turned").read_text() == "b\na\n"
 
 
@@ -158,7 +160,7 @@ async def test_outputs_of_failures(sight: str) -> None:
     """Some come only when the command fails, the others only when it does not; what was there stays as it was."""
     Path("out").write_text("old")
     wanted = [hf.Output("core", on_failure=True), hf.Output("never", on_failure=True), "out"]
-    text = 'echo $1 > out; echo seen > core; kill -$2 $$; exit $3'
+    text = "echo $1 > out; echo seen > core; kill -$2 $$; exit $3"
     async with worker(sight):
         result = await sh(text, "one", "0", "3", outputs=wanted)
         assert (result.returncode, sorted(result.files)) == (3, ["core"])
@@ -352,7 +354,9 @@ async def test_inline() -> None:
 async def test_outputs_that_stay() -> None:
     """An output may stay on its node; it is a file for others, and nothing comes home."""
     async with worker():
-        made = await sh("echo big > x; echo y > y.csv", outputs=[hf.Output("x", keep="node"), hf.Output("*.csv", keep="node")])
+        made = await sh(
+            "echo big > x; echo y > y.csv", outputs=[hf.Output("x", keep="node"), hf.Output("*.csv", keep="node")]
+        )
         assert sorted(made.files) == ["x", "y.csv"]
         result = await hf.remote_command(["cat", made.files["x"], made.files["y.csv"]], capture=True, check=True)
         assert result.stdout == "big\ny\n"
