@@ -311,7 +311,9 @@ def start(
     program = found(words[0], variables) if cwd is None else None
     if program is not None:
         with suppress(OSError):
-            return os.posix_spawn(program, words, variables, file_actions=_actions(streams, unwanted), setsigdef=_IGNORED)
+            return os.posix_spawn(
+                program, words, variables, file_actions=_actions(streams, unwanted), setsigdef=_IGNORED
+            )
     source, out, err = streams
     process = subprocess.Popen(words, stdin=source, stdout=out, stderr=err, cwd=cwd, env=variables)
     process.returncode = 0  # it is waited for below

@@ -149,8 +149,9 @@ def _words(task: TaskSpec) -> Iterator[str]:
 def _paths(task: TaskSpec, named: Mapping[str, Iterable[str]]) -> Iterator[str]:
     for what, paths in named.items():
         for path in paths:
-            if "\0" in path or "\n" in path:
-                yield f"{task.title}: {what}: {_path(path)} has a {'NUL' if chr(0) in path else 'line break'}, which no name here may have"
+            found = [told for letter, told in (("\0", "NUL"), ("\n", "line break")) if letter in path]
+            if found:
+                yield f"{task.title}: {what}: {_path(path)} has a {found[0]}, which no name here may have"
 
 
 def _program(task: TaskSpec, path: str) -> Iterator[str]:

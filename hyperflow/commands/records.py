@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import json
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import attrs
 
@@ -77,6 +77,15 @@ class TaskRecord:
             return cls(**json.loads(text))
         except (TypeError, AttributeError) as error:
             raise ValueError(f"{text!r:.100} is no record of a task") from error
+
+
+_STATES: dict[str, State] = {state: state for state in get_args(State)}
+
+
+def state_in(text: str) -> State:
+    """Return the state in a record's text: quicker than to make the record."""
+    word = text[len('{"state":"') :].partition('"')[0]
+    return _STATES[word] if text.startswith('{"state":"') and word in _STATES else TaskRecord.of(text).state
 
 
 def task_key(number: int, key: str) -> str:

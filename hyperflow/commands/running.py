@@ -41,7 +41,7 @@ QUICK = 0.003
 """Seconds in which only the end is waited for: most output of a short command fits into its pipes."""
 
 BREATH = 0.002
-"""Seconds without a look at the output after one that brought little: who writes line by line is not disturbed often."""
+"""Seconds without a look at the output after one that brought little: it costs who writes line by line little."""
 
 LITTLE = 1 << 14
 """Bytes."""

@@ -144,5 +144,5 @@ def _values(kind: Kind, text: str) -> Sequence[Any]:
 
 
 def _task(said: dict[str, Any]) -> TaskSpec:
-    lists = {name: tuple(said[name]) for name in ("command", "after", "outputs", "on_failure")}
-    return TaskSpec(**{**said, **lists})
+    said |= {name: tuple(said[name]) for name in ("command", "after", "outputs", "on_failure")}
+    return TaskSpec(**said)

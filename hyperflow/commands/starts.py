@@ -73,7 +73,9 @@ class Start:
         try:
             said = json.loads((directory / NAME).read_bytes())
             counts: dict[str, Any] | None = said["counts"]
-            found = None if counts is None else Counts(**{**counts, "failures": tuple(counts["failures"])})
+            if counts is not None:
+                counts["failures"] = tuple(counts["failures"])
+            found = None if counts is None else Counts(**counts)
             return cls(said["number"], said["chosen"], found, said["error"])
         except (OSError, ValueError, KeyError, TypeError):
             return None

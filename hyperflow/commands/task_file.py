@@ -66,12 +66,17 @@ def read_tasks(file: str, directory: str) -> list[TaskSpec]:
             f"{where} has the key {printable(unknown[0])!r}; there are tables [[task]] only."
             f"{meant(unknown[0], ['task'])}"
         )
-    tables: Any = said.get("task", [])
-    if not isinstance(tables, list) or not all(isinstance(each, dict) for each in cast("list[Any]", tables)):
+    tables: list[Any] | Any = said.get("task", [])
+    if not isinstance(tables, list) or not all(isinstance(each, dict) for each in _any(tables)):
         raise ConfigurationError(f"{where}: write [[task]], with two brackets, before each task")
     if not tables:
         raise ConfigurationError(f"{where} has no [[task]]: there is nothing to run")
-    return _Reader(where, directory, cast("list[Table]", tables)).tasks()
+    return _Reader(where, directory, _any(tables)).tasks()
+
+
+def _any(value: list[Any]) -> list[Any]:
+    """Return a list of which nothing is known; both type checkers take that."""
+    return value
 
 
 class _Reader:
@@ -144,7 +149,7 @@ class _Reader:
             raise self._wrong(
                 number, f"after = {short_repr(said, 60)}: a list is needed, such as after = [{_toml_word(said)}]"
             )
-        return tuple(self._one_before(number, each) for each in cast("list[Any]", said))
+        return tuple(self._one_before(number, each) for each in _any(said))
 
     def _one_before(self, number: int, each: Any) -> int:
         if isinstance(each, str) and each in self._numbers:
@@ -191,10 +196,10 @@ class _Reader:
 
     def _list(self, number: int, table: Table, key: str) -> list[str]:
         value: Any = table.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in cast("list[Any]", value)):
-            words = cast("list[Any]", value) if isinstance(value, list) else [value]
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in _any(value)):
+            words = _any(value) if isinstance(value, list) else [value]
             raise self._wrong(number, f"{key} is a list of texts; write {key} = {_toml(words)}")
-        return cast("list[str]", value)
+        return _any(value)
 
     def _circle(self, tasks: Sequence[TaskSpec]) -> str:
         titles = [each.title for each in tasks]

@@ -70,8 +70,8 @@ def absolute(path: str, cwd: str) -> str:
 def inputs_of(paths: Iterable[str], cwd: str) -> dict[str, str]:
     """Return files by the names that they have in the directory of a task.
 
-    One below `cwd` has the same name there as here, so that the words of the command fit; any other has the last part of
-    its path.
+    One below `cwd` has the same name there as here, so that the words of the command fit; any other has the last part
+    of its path.
 
     Raises:
         ConfigurationError: Two have the same name, or one has none.

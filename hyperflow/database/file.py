@@ -317,12 +317,12 @@ class DatabaseFile:
             )
         return found
 
-    def rows(self, query: str, map_name: str, newest: int) -> Iterator[tuple[Any, ...]]:
+    def rows(self, query: str, map_name: str, newest: int, after: int = 0) -> Iterator[tuple[Any, ...]]:
         """Yield rows of a map; the query takes LONGEST, the map, the ids after which and up to which, a limit."""
         if not self.read_only:
-            yield from self.connection.execute(query, (LONGEST, map_name, 0, sys.maxsize, -1))
+            yield from self.connection.execute(query, (LONGEST, map_name, after, sys.maxsize, -1))
             return
-        rows: list[tuple[Any, ...]] = [(0,)]
+        rows: list[tuple[Any, ...]] = [(after,)]
         while rows:  # in short looks, because without a WAL, the program that writes has to wait for each
             rows = self.connection.execute(query, (LONGEST, map_name, rows[-1][0], newest, PIECE)).fetchall()
             yield from rows

@@ -28,13 +28,13 @@ class Scanned(NamedTuple):
     time: float
 
 
-def scan(file: DatabaseFile, map_name: str) -> Iterator[Scanned]:
-    """Yield the entries of a map.
+def scan(file: DatabaseFile, map_name: str, after: int = 0) -> Iterator[Scanned]:
+    """Yield the entries of a map; those after one, where it is said that all before have been seen.
 
     Raises:
         DatabaseError: Entries are missing, or the file cannot be read.
     """
-    count = newest = 0
+    count, newest = 0, after
     query = (
         "SELECT id, key, CASE WHEN size <= ? OR seal IS NULL THEN value END, size, program, time, seal, "
         "checksum, schema_version, metadata "
@@ -42,7 +42,7 @@ def scan(file: DatabaseFile, map_name: str) -> Iterator[Scanned]:
     )
     expected = file.counts.of_map.get(map_name, files.NO_ENTRIES)
     with files.reported(file.path, "read"):
-        for number, key, text, size, program, when, sealed, *rest in file.rows(query, map_name, expected.newest):
+        for number, key, text, size, program, when, sealed, *rest in file.rows(query, map_name, expected.newest, after):
             count += 1
             if number <= newest:
                 raise layout.damaged(file.path, f"the entries of map {map_name!r} in it are out of order")
@@ -55,7 +55,7 @@ def scan(file: DatabaseFile, map_name: str) -> Iterator[Scanned]:
                 yield Scanned(number, key, text, when)
             else:
                 file.report(number, map_name, key)
-    if (count, newest) != expected[1:]:
+    if not after and (count, newest) != expected[1:]:
         raise layout.damaged(
             file.path, f"map {map_name!r} has {expected.entries} entries in it, and {count} of them can be found"
         )
@@ -64,18 +64,17 @@ def scan(file: DatabaseFile, map_name: str) -> Iterator[Scanned]:
 def give_all(file: DatabaseFile, map_name: str, take: Take) -> None:
     """Give all entries of a map to somebody."""
     for number, key, text, _ in scan(file, map_name):
-        if text is None:
-            text = text_at(file, map_name, key, number)  # noqa: PLW2901
-        if text is not None:
-            take(key, text)
+        known = text if text is not None else text_at(file, map_name, number)
+        if known is not None:
+            take(key, known)
 
 
-def text_at(file: DatabaseFile, map_name: str, key: str, number: int) -> str | None:
+def text_at(file: DatabaseFile, map_name: str, number: int) -> str | None:
     """Return the value of an entry that was scanned; None if it is damaged."""
     what = "SELECT map, key, value, checksum, schema_version, metadata FROM entries WHERE id = ?"
     with files.reported(file.path, "read"):
         row = file.connection.execute(what, (number,)).fetchone()
-    if row is None or row[:2] != (map_name, key) or not is_sound(*row):
-        file.report(number, map_name, key)
+    if row is None or row[0] != map_name or not is_sound(*row):
+        file.report(number, map_name, None if row is None else row[1])
         return None
     return str(row[2])

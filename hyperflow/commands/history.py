@@ -1,0 +1,108 @@
+"""How the tasks of an array stand, for who looks from outside: while it runs, and afterwards.
+
+Guarantees: of each task the newest record counts, wherever it is; what runs is believed only while the run does. What
+is in memory is some bytes for each task, and one record at a time: a million tasks can be shown as they are read.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+from hyperflow.commands import under_way
+from hyperflow.commands.records import TASKS, State, TaskRecord, number_of, state_in
+from hyperflow.commands.sources import Source
+from hyperflow.commands.spec import ArraySpec
+from hyperflow.commands.under_way import Running
+
+STATES: tuple[State, ...] = get_args(State)
+
+_WAITING, _RUNNING = STATES.index("waiting"), STATES.index("running")
+
+
+class Stands(NamedTuple):
+    """How a task stands. Of one that runs again, the record is that of the time before."""
+
+    number: int
+    state: State
+    record: TaskRecord | None
+    running: Running | None
+
+
+def spec_of(home: Path) -> ArraySpec | None:
+    """Return what the array in a run's directory consists of; None if that is no array.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    return ArraySpec.read(home / "array") if (home / "array").is_dir() else None
+
+
+def running_in(home: Path) -> dict[int, Running]:
+    """Return the tasks that run, as their jobs have told last; also those of jobs that were killed."""
+    found: dict[int, Running] = {}
+    with suppress(OSError):
+        for file in (home / "log" / under_way.NAME, *sorted(home.glob(f"jobs/*/log.*/{under_way.NAME}"))):
+            found |= under_way.read(file)
+    return found
+
+
+class History:
+    """How each of `count` tasks stands; `running` are those that are believed to run."""
+
+    def __init__(self, sources: Sequence[Source], count: int, running: Mapping[int, Running]) -> None:
+        self._sources = sources
+        self._running = {number: one for number, one in running.items() if 0 < number <= count}
+        self._states = bytearray(count + 1)
+        self._times = array("d", bytes(8 * (count + 1)))
+        self._places = array("q", bytes(8 * (count + 1)))
+        """By number, which entry of which source has the newest record."""
+        for at, source in enumerate(sources):
+            self._look(at, source)
+        for number in self._running:
+            self._states[number] = _RUNNING
+
+    def _look(self, at: int, source: Source) -> None:
+        for entry in source.scan(TASKS):
+            number = number_of(entry.key)
+            if not 0 < number < len(self._states) or entry.time < self._times[number]:
+                continue
+            text = entry.text if entry.text is not None else source.text(TASKS, entry.number)
+            if text is not None:
+                self._times[number] = entry.time
+                self._places[number] = entry.number * len(self._sources) + at
+                self._states[number] = STATES.index(state_in(text))
+
+    def __len__(self) -> int:
+        return len(self._states) - 1
+
+    def counts(self) -> dict[State, int]:
+        """Return how many tasks there are in each state."""
+        counted = Counter(self._states)
+        counted[_WAITING] -= 1  # there is no task 0
+        return {state: counted[at] for at, state in enumerate(STATES)}
+
+    def numbers(self, state: State | None = None) -> Iterator[int]:
+        """Yield the numbers of the tasks in a state, or of all."""
+        wanted = None if state is None else STATES.index(state)
+        return (each for each in range(1, len(self._states)) if wanted is None or self._states[each] == wanted)
+
+    def state(self, number: int) -> State:
+        """Return how a task stands."""
+        return STATES[self._states[number]]
+
+    def stands(self, number: int) -> Stands:
+        """Return all that is known about a task."""
+        return Stands(number, self.state(number), self.record(number), self._running.get(number))
+
+    def record(self, number: int) -> TaskRecord | None:
+        """Return the newest record of a task; None if there is none, or it is damaged."""
+        if not (place := self._places[number]):
+            return None
+        entry, at = divmod(place, len(self._sources))
+        text = self._sources[at].text(TASKS, entry)
+        return None if text is None else TaskRecord.of(text)
