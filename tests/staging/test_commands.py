@@ -328,10 +328,11 @@ async def test_a_place_without_room(sight: str, tmp_path: Path) -> None:
         assert (disk / "out").read_text() == "old"
 
 
-async def test_scratch_without_room(tmp_path: Path) -> None:
+async def test_scratch_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that finds no room in scratch is told of as such, with what to type; nothing is left there."""
     with small_disk(tmp_path / "disk", 2048) as disk:
-        async with local(cpus=1, scratch=str(disk)):
+        monkeypatch.setenv("HYPERFLOW_SCRATCH", str(disk))
+        async with local(cpus=1):
             with pytest.raises(hf.ScratchFull, match="HYPERFLOW_SCRATCH="):
                 await sh("head -c 9000000 /dev/zero > out", outputs=["out"])
             assert await hf.remote_eval(left_in_scratch) == []
