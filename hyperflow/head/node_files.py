@@ -171,7 +171,10 @@ class NodeFiles:
             if holder is not None:
                 await self._open_kept(file, *holder)
             else:
-                file.opened = source = await opened(wanted.source, wanted.size, wanted.digest)
+                file.opened = source = await opened(
+                    wanted.source, wanted.size, wanted.digest, wanted.names
+                )
+                file.size = source.size
                 if source.data is None:
                     file.place = source.place
         except BaseException as error:

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import json
 import os
 import stat
 from collections.abc import Callable
@@ -110,7 +112,7 @@ class NodeFiles:
             self._hold(messages.read(FileHold, body))
         elif kind == Kind.FILE_PULL:
             self._pull(*frames.FILE_PULL.unpack(body))
-        else:
+        elif kind == Kind.FILE_RELEASED:
             _release(messages.read(FileReleased, body).path)
 
     # ---- from the head, or from another node ------------------------------------------------------------------------
@@ -236,9 +238,15 @@ class NodeFiles:
 
 
 def _release(path: str) -> None:
-    """Let the cache remove a file that was kept, when it needs room."""
-    with contextlib.suppress(OSError):
-        os.unlink(f"{path}.kept")
+    """Let the cache remove a file that was kept, when it needs room (staging/shelf.py has its note)."""
+    place, digest = os.path.split(path)
+    with contextlib.suppress(OSError, ValueError):  # it has gone already
+        lock = os.path.join(place, ".locks", digest)
+        with open(lock, "r+b", buffering=0) as note, open(f"{lock}.new", "ab") as making:
+            fcntl.flock(making, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else somebody is about to pin it again
+            size, state, _ = json.loads(note.read())
+            note.seek(0)
+            note.truncate(note.write(json.dumps([size, state, False]).encode()))
 
 
 def _unnamed(size: int) -> int:

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from hyperflow.errors import FileLost, FileUnavailable, HyperflowError, MisuseError, ScratchFull
@@ -27,7 +28,7 @@ TRIES = 10
 """Requests for one file, where the node has let go of it between the answer and our look at it."""
 
 
-def fetch(digest: str, size: int, source: str, into: Path) -> Path:
+def fetch(digest: str, size: int, source: str, into: Path, *, names: Sequence[str] = ()) -> Path:
     """Get a file that this node does not see; return where it is.
 
     A plain call, also in an async evaluation: it blocks until the file is here. One worker of a node should ask at a
@@ -35,10 +36,11 @@ def fetch(digest: str, size: int, source: str, into: Path) -> Path:
 
     Args:
         digest: SHA-256 of its content.
-        size: Bytes.
+        size: Bytes; below 0: it is the manifest of a directory (content.py), however long that is.
         source: Where the head finds it.
         into: The path that it is to have, of which nothing is there yet; or a directory, in which it gets a name that
             is new. It can be written to, and has no name elsewhere.
+        names: Of a directory: the manifest has these alone; none for all.
 
     Raises:
         FileUnavailable: The head cannot read it, it has changed, or what came is wrong at the second try, too.
@@ -52,7 +54,7 @@ def fetch(digest: str, size: int, source: str, into: Path) -> Path:
     path = into / f".fetched-{os.getpid()}-{os.urandom(4).hex()}" if into.is_dir() else into
     wrong = ""
     for _ in range(TRIES):
-        body = client.file(digest, size, source, wrong)
+        body = client.file(digest, size, source, names, wrong)
         here = FileHere.of(body)
         if here.error == errno.EAGAIN:
             continue

@@ -20,7 +20,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hyperflow.errors import FileChanged, FileUnavailable, ScratchFull
@@ -227,7 +227,7 @@ def _fetch(file: File, wanted: Wanted, part: Path) -> None:
         return
     listed = part.with_name(f"{part.name}-list")
     try:
-        _fetch_file(wanted.digest, MANIFEST_SIZE, file.source, listed)
+        _fetch_file(wanted.digest, MANIFEST_SIZE, file.source, listed, wanted.names or ())
         entries = content.entries_of(listed.read_bytes())
     finally:
         scratch.remove(listed)
@@ -238,8 +238,8 @@ def _fetch(file: File, wanted: Wanted, part: Path) -> None:
     copying.build(entries, part, fetch)
 
 
-def _fetch_file(digest: str, size: int, source: str, to: Path) -> None:
-    came = asking.fetch(digest, size, source, to.parent)
+def _fetch_file(digest: str, size: int, source: str, to: Path, names: Sequence[str] = ()) -> None:
+    came = asking.fetch(digest, size, source, to.parent, names=names)
     wanted = Wanted(digest, came.stat().st_size, is_dir=False)
     try:
         os.rename(came, to)
