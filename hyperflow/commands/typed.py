@@ -35,13 +35,18 @@ LONGEST_NAME = 60
 class Of:
     """What the tasks are made of."""
 
-    each_line: Annotated[str | None, Parameter(help="A task for each line of a file; - for standard input.")] = None
+    each_line: Annotated[
+        str | None, Parameter(help="A task for each line of a file; - for standard input.", allow_leading_hyphen=True)
+    ] = None
     range: Annotated[
         str | None, Parameter(help="A task for each number: 1-1000, 1-1000:10, or 1,5,7-9.", allow_leading_hyphen=True)
     ] = None
     each_json: Annotated[
         str | None,
-        Parameter(help="A task for each JSON object of a file: one a line, or an array; - for standard input."),
+        Parameter(
+            help="A task for each JSON object of a file: one a line, or an array; - for standard input.",
+            allow_leading_hyphen=True,
+        ),
     ] = None
 
 

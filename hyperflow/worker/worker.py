@@ -566,6 +566,8 @@ class Worker:
 
     def leave_capsule(self, error: BaseException) -> None:
         """Leave a capsule of the evaluation that runs: it has failed, or an item of it has."""
+        if getattr(type(error), "has_capsule", True) is False:
+            return
         if self.at_work is None and self.function_at_work is not None:
             self.at_work = self.lock_client.task, self.function_at_work, self.quick.payload, []
         if self.at_work is None or os.getpid() != self.pid:
