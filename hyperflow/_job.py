@@ -285,6 +285,8 @@ async def open_local_job(
     preload: Sequence[str] = (),
     echo: bool = False,
     progress: bool = True,
+    scratch: str | None = None,
+    cache: int | str | None = None,
 ) -> AsyncIterator[JobEnv]:
     """Evaluate on this machine: `async with open_local_job(cpus=4) as env: await my_job()`.
 
@@ -303,6 +305,10 @@ async def open_local_job(
         progress: Show on standard error how evaluations stand, by function or name: live on a terminal and in a
             notebook, a line each minute elsewhere, nothing in tests. HYPERFLOW_PROGRESS=0 switches it off for all
             programs.
+        scratch: An existing directory for `hf.scratch` and copies of files: "/local/$USER". None for the setting of
+            that name (HYPERFLOW_SCRATCH), or else $TMPDIR, or /tmp.
+        cache: How much the copies of files may take there: "20G", or bytes. None for the setting (HYPERFLOW_CACHE), or
+            else half of what is free.
 
     Raises:
         ConfigurationError: `cpus` or another value makes no sense, a directory cannot be written, a module cannot be
@@ -312,7 +318,9 @@ async def open_local_job(
     Leaving the scope, also by an error or when cancelled, ends all processes and waits for them.
     """
     offers = Offers(cpus, gpus, memory, resources)
-    async with open_here(offers, program=program, preload=preload, echo=echo, progress=progress) as env:
+    async with open_here(
+        offers, program=program, preload=preload, echo=echo, progress=progress, scratch=scratch, cache=cache
+    ) as env:
         yield env
 
 
@@ -325,9 +333,11 @@ async def open_here(
     shared: bool = False,
     echo: bool = False,
     progress: bool = False,
+    scratch: str | None = None,
+    cache: int | str | None = None,
 ) -> AsyncIterator[JobEnv]:
     """Do as open_local_job; with `shared`, beside others that use the same CPUs (see NodePlan)."""
-    with _begun(program, may_fork=False) as begun:
+    with _begun(program, may_fork=False, scratch=scratch, cache=cache) as begun:
         async with _opened(
             begun, offers, listed=program is None, preload=preload, shared=shared, echo=echo, progress=progress
         ) as env:
@@ -343,13 +353,15 @@ class _Begun(NamedTuple):
 
 
 @contextmanager
-def _begun(program: ProgramInfo | None, *, may_fork: bool) -> Iterator[_Begun]:
+def _begun(
+    program: ProgramInfo | None, *, may_fork: bool, scratch: str | None, cache: int | str | None
+) -> Iterator[_Begun]:
     """Start a launcher on this machine; with `may_fork` no event loop runs here, so it may be forked."""
     from hyperflow.transports import forked  # noqa: PLC0415 (see above)
     from hyperflow.transports.process import LAUNCHER, LAUNCHER_MODULE, Spawned, launcher_log  # noqa: PLC0415
 
     hold_standard_streams()
-    settings = read_settings()
+    settings = read_settings(scratch=scratch, cache=cache)
     mine = program or ProgramInfo.temporary_one()
     log_file = launcher_log(mine.log_dir, socket.gethostname())
     forks = may_fork and not importable.registered and forked.may_fork()
@@ -566,6 +578,8 @@ def run_job_local(  # noqa: PLR0913 (those of open_local_job, and the job)
     preload: Sequence[str] = (),
     echo: bool = False,
     progress: bool = True,
+    scratch: str | None = None,
+    cache: int | str | None = None,
 ) -> T:
     """Run a job on this machine and return its result; blocks. For scripts and tests.
 
@@ -574,7 +588,7 @@ def run_job_local(  # noqa: PLR0913 (those of open_local_job, and the job)
     """
     check_runnable(job, "run_job_local")
     offers = Offers(cpus, gpus, memory, resources)
-    with told(), rare_collections(), _begun(program, may_fork=True) as begun:
+    with told(), rare_collections(), _begun(program, may_fork=True, scratch=scratch, cache=cache) as begun:
         return run_job_in(
             job,
             lambda: _opened(begun, offers, listed=program is None, preload=preload, echo=echo, progress=progress),

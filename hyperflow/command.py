@@ -49,8 +49,8 @@ class CommandResult:
         user: Seconds of CPU time in the program and its children; `system`: in the kernel for them.
         peak_memory: Bytes of resident memory of the largest of them; an upper bound, because Linux counts in the peak
             of the worker that started it (at least 25 MB).
-        files: Its outputs, where it was given some (`remote_command`): by what each was called there; of a pattern, each
-            file by its own name.
+        files: Its outputs, where it was given some (`remote_command`), by what each was called there; of a pattern,
+            each file by its own name.
     """
 
     argv: tuple[str, ...]

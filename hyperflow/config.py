@@ -22,6 +22,7 @@ from typing import Any, cast
 import attrs
 
 from hyperflow.errors import ConfigurationError
+from hyperflow.sizes import to_bytes
 
 PREFIX = "HYPERFLOW_"
 
@@ -64,6 +65,9 @@ class Settings:
         silence_limit: Seconds of silence after which a launcher on another node gives the head up and ends. Much
             longer than `node_timeout`, because a busy head may be silent. Time in which the launcher itself was
             stopped does not count. A launcher on the head's own machine has no limit: it cannot miss the head's end.
+        scratch: Where files and scratch directories of evaluations are on each node: an absolute path, which may have
+            variables of the node in it ("/local/$USER"); "" for $TMPDIR there, or /tmp. It has to exist.
+        cache: How much the copies of files may take there together: "20G"; "" for half of what is free at the start.
     """
 
     transport: str = "auto"
@@ -148,10 +152,14 @@ def _checked(name: str, value: Any, where: str) -> Any:
         raise ConfigurationError(f"{where} = {value!r}: one of {', '.join(CHOICES[name])} is needed")
     if name == "exclude_nodes" and isinstance(value, (list, tuple, set, frozenset)):
         value = ",".join(map(str, cast("Iterable[object]", value)))
+    if name == "cache" and value != "":
+        value = str(to_bytes(where, value))
     default = FIELDS[name].default
     if isinstance(default, str):
         if not isinstance(value, str):
             raise ConfigurationError(f"{where} = {value!r}: a text is needed")
+        if name == "scratch" and value and not value.startswith(("/", "$")):
+            raise ConfigurationError(f"{where} = {value!r}: an absolute path is needed, such as /local/$USER")
         return value
     whole = default is None or isinstance(default, int)
     try:

@@ -393,8 +393,8 @@ class ScratchFull(HyperflowError):
         room = "" if self.free < 0 else f" ({as_written(self.free)} free)"
         return (
             f"the scratch directory {self.place} of {self.node} is full{room}: {self.why}. Free space there, name a "
-            'larger one (HYPERFLOW_SCRATCH=/large; scratch="/large" of run_job_slurm), or have fewer evaluations side by '
-            "side on a node: using(cpus=...)"
+            'larger one (HYPERFLOW_SCRATCH=/large; scratch="/large" of run_job_slurm), or have fewer evaluations side '
+            "by side on a node: using(cpus=...)"
         )
 
 

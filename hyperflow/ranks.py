@@ -69,8 +69,8 @@ def remote_command(  # noqa: PLR0913 (each is a keyword)
         await hf.remote_command(["bwa", hf.File("genome.fa"), hf.Output("out.sam")], cpus=4, check=True)
 
     Args:
-        argv: The program and its arguments, without mpirun or srun. A word may be a `File` that it reads, or an `Output`
-            that it makes.
+        argv: The program and its arguments, without mpirun or srun. A word may be a `File` that it reads, or an
+            `Output` that it makes.
         inputs: More files that it reads: a sequence, or a mapping that says what each is called in its directory.
         outputs: More that it makes. A text is its name in the directory and at home, such as "out/*.dat" or "results/";
             `Output(path)` comes to the path, and the command writes the last part of it.

@@ -1,8 +1,8 @@
 """Commands with files, in the head and on a worker: planned at home, run in a sandbox, landed at home.
 
 The head prepares where outputs come (staging/landing.py), sends the command, and gives what has come its names when the
-evaluation has ended. In between nothing of it is awaited here but the evaluation, so options, tries and cancels are those
-of any other. `carry_out` knows nothing of how a command is run: `remote_command` runs it as ranks.py does, an array as
+evaluation has ended. In between nothing is awaited here but the evaluation, so options, tries and cancels are those of
+any other. `carry_out` knows nothing of how a command is run: `remote_command` runs it as ranks.py does, an array as
 its own.
 
 Rejected: outputs as the evaluation's result. They would pass through the memory of worker, launcher and head at once.
@@ -25,7 +25,7 @@ from hyperflow.staging.file import File
 from hyperflow.staging.keeping import follow
 from hyperflow.staging.landing import Landing
 from hyperflow.staging.landings import Landings
-from hyperflow.staging.naming import Inputs, Outputs, Plan, Planner, Word, as_program, as_word, inside
+from hyperflow.staging.naming import Inputs, Outputs, Plan, Planner, Word, as_program, as_word
 from hyperflow.staging.output import Output
 from hyperflow.staging.parts import Manifest, Ticket
 from hyperflow.staging.sandbox import Sandbox
@@ -40,7 +40,7 @@ LAST_LINES = 20
 """Lines of a log in which it is looked for why a command has failed."""
 
 
-def plan_of(  # noqa: PLR0913 (each is a keyword)
+def plan_of(
     argv: Sequence[Word],
     *,
     inputs: Inputs | None = None,
@@ -52,16 +52,14 @@ def plan_of(  # noqa: PLR0913 (each is a keyword)
 ) -> Plan:
     """Give everything its name in the sandbox; raises ConfigurationError or MisuseError for what makes no sense.
 
-    `base` is the directory that relative paths mean, by default that of this process; `on_failure` are outputs that come
-    only when the command has failed.
+    `base` is the directory that relative paths mean, by default that of this process; `on_failure` are outputs that
+    come only when the command has failed.
     """
     if isinstance(argv, (str, bytes)):
         raise MisuseError(f"a command is a list of words, no shell: {argv.split()!r}")
     planner = Planner(os.path.abspath(base or os.curdir))
     planner.add_inputs(inputs)
-    words: list[str] = []
-    for word in argv:
-        words.append(_word(planner, word))
+    words = [_word(planner, word) for word in argv]
     if not words:
         raise MisuseError("remote_command([]): the program's name is missing")
     if isinstance(argv[0], File):
@@ -133,7 +131,7 @@ def _kept(manifest: Manifest | None) -> dict[str, File]:
     """Return the files that stay where they were made; they are wanted for as long as these are."""
     made: dict[str, File] = {}
     for kept in () if manifest is None else manifest.kept:
-        made[kept.name] = file = File.known(kept.path, kept.digest, kept.size, node=kept.node)
+        made[kept.name] = file = File.known(kept.path, kept.digest, kept.size, node=kept.node, name=os.path.basename(kept.name))
         follow(file, kept.digest)
     return made
 
@@ -184,8 +182,8 @@ async def in_thread(work: Callable[[], T]) -> T:
 def several_nodes(nodes: int) -> ConfigurationError:
     """Return the error for a command with files on several nodes."""
     return ConfigurationError(
-        f"nodes={nodes} and files: a command's sandbox is on one node. For ranks on several, give paths that all of them "
-        "see (a shared directory), without inputs=, outputs=, File and Output; or let a first command stage in"
+        f"nodes={nodes} and files: a command's sandbox is on one node. For ranks on several, give paths that all of "
+        "them see (a shared directory), without inputs=, outputs=, File and Output"
     )
 
 
@@ -195,7 +193,7 @@ def several_nodes(nodes: int) -> ConfigurationError:
 async def in_sandbox(plan: Plan, ticket: Ticket, run: Run, how: Mapping[str, Any]) -> tuple[CommandResult, str]:
     """Run a command in its sandbox, as `run(words, **how)` does."""
     log_file = worker_info().log_file
-    start = os.path.getsize(log_file) if log_file and os.path.exists(log_file) else 0
+    start = log_size(log_file)
     with Sandbox.opened(plan, ticket) as box:
         streams = {name: value for name, value in (("stdin", box.stdin), ("stdout", box.stdout)) if value}
         env = box.variables | dict(how.get("env") or {})
@@ -204,3 +202,11 @@ async def in_sandbox(plan: Plan, ticket: Ticket, run: Run, how: Mapping[str, Any
             box.failed = True
             box.said = result.stderr or (files.tail(log_file, lines=LAST_LINES, start=start) if log_file else "")
     return attrs.evolve(result, argv=plan.words), box.run
+
+
+def log_size(path: str) -> int:
+    """Return how long a log is; 0 where there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0

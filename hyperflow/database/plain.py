@@ -40,6 +40,7 @@ class Leaf(NamedTuple):
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
     name: str = ""  # set for registered types, which share one tag
+    key: Callable[[Any], Any] | None = None  # what counts of it in keys, if that is not all that `encode` says
 
 
 def _base64(data: bytes | bytearray | memoryview) -> str:
@@ -89,6 +90,12 @@ _LEAVES: dict[str, Leaf] = {
     ),
     "uuid.UUID": Leaf("!uuid", str, _made_by("uuid:UUID")),
     "numpy.ndarray": Leaf("!ndarray", _array_out, _array_in),
+    "hyperflow.staging.file.File": Leaf(
+        "!file",
+        methodcaller("to_value"),
+        _made_by("hyperflow.staging.file:File.from_value"),
+        key=methodcaller("to_key"),
+    ),
 }
 _NUMPY_NUMBER = Leaf("!numpy", _array_out, lambda payload: _array_in(payload)[()])
 _PATH = Leaf("!path", str, _made_by("pathlib:Path"))
@@ -283,8 +290,10 @@ class Writer(dict[type, Write]):
         if leaf.name:
             head, tail = f"{head}[{quoted(leaf.name)},", "]}"
 
+        encode = leaf.key if self._canonical and leaf.key is not None else leaf.encode
+
         def write(value: Any) -> str:
-            return f"{head}{self.text(leaf.encode(value))}{tail}"
+            return f"{head}{self.text(encode(value))}{tail}"
 
         def number(value: Any) -> str:
             simple = python_number(value)

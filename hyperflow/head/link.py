@@ -30,7 +30,6 @@ from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError, LauncherError
 from hyperflow.head.channels import Channels
 from hyperflow.request import CPUS_ONLY
-from hyperflow.sizes import to_bytes
 from hyperflow.transports.process import LAUNCHER, Connection, CutOff, Transport, launcher_log, portable_environment
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
@@ -217,7 +216,7 @@ class Link:
             memory=memory,
             echo=echo,
             scratch=self._settings.scratch,
-            cache=to_bytes("cache", self._settings.cache) if self._settings.cache else 0,
+            cache=int(self._settings.cache or 0),
         )
 
     def follow_path(self) -> None:

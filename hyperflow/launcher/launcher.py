@@ -385,6 +385,7 @@ class Launcher:
         self.setup = setup
         self.alarm = 0.0
         wrong = self.zygote.prepare(setup)
+        scratch.cwd = setup.cwd
         scratch.make(setup.scratch, setup.program_id, setup.node, setup.cache)
         survivors.tell(self.watched)
         if wrong:

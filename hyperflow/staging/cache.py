@@ -16,7 +16,6 @@ changes under an evaluation is nobody's fault.)
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import threading
 import time
@@ -40,9 +39,6 @@ _LOOK = 0.05
 """Seconds between looks whether there is room."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-MANIFEST_SIZE = -1
-"""The size of a manifest that is asked for, which nobody knows."""
 
 
 class NodeCache:
@@ -82,8 +78,16 @@ class NodeCache:
         self._keep(wanted.digest, wanted.size, use)
         return there
 
+    def named(self, file: File) -> Path:
+        """Do the same, and return it by a name that ends as that of the file: programs look at `.gz`."""
+        there = self.get(file)
+        try:
+            return self.shelf.named(file.digest, file.name) if file.name else there
+        except OSError:  # a disk that is full to the last byte; a name that is too long here
+            return there
+
     def put(self, path: Path, digest: str) -> Path:
-        """Move or copy a file or directory of this node into it, where it stays until `unpin`.
+        """Move or copy a file or directory of this node into it, where it stays until `<its path>.kept` is gone.
 
         Raises:
             FileChanged: It has another digest.
@@ -97,22 +101,13 @@ class NodeCache:
             with self.shelf.making(digest):
                 if not self._is_sound(use.note, there, is_dir):
                     self._make(use, wanted, lambda part: _move(path, wanted, part))
-                use.note = use.note._replace(pinned=True)
+                self.shelf.pin(digest)
             use.touch()
         except BaseException:
             use.end()
             raise
         self._keep(digest, wanted.size, use)
         return there
-
-    def unpin(self, digest: str) -> None:
-        """Let go what `put` has put there: it may be removed now, when there is no room."""
-        use = self.shelf.use(digest)
-        try:
-            with self.shelf.making(digest):
-                use.note = use.note._replace(pinned=False)
-        finally:
-            use.end()
 
     def ended(self) -> None:
         """The evaluation has ended: nothing of it is in use any more."""
@@ -137,7 +132,6 @@ class NodeCache:
     def _make(self, use: Use, wanted: Wanted, bring: Callable[[Path], None]) -> None:
         """Let an entry be there; we are the only one who does."""
         there, part = self.shelf.content(wanted.digest), self.shelf.part(wanted.digest)
-        pinned = use.note.pinned
         if copying.digest_of(there, wanted.is_dir) != wanted.digest:
             self.shelf.clear(wanted.digest)  # damaged, foreign, or not there
             self._reserve(use, wanted)
@@ -148,7 +142,7 @@ class NodeCache:
                 scratch.remove(part)
                 use.note = Note()
                 raise
-        use.note = Note(wanted.size, copying.state_of(there, wanted.is_dir), pinned)
+        use.note = Note(wanted.size, copying.state_of(there, wanted.is_dir))
 
     def _reserve(self, use: Use, wanted: Wanted) -> None:
         """Wait until there is room for an entry."""
@@ -286,15 +280,21 @@ def _size_of(path: Path) -> int:
     return sum(found.st_size for _, found, target in content.walk(path) if not target)
 
 
-@functools.cache
+_cache: NodeCache | None = None
+
+
 def node_cache() -> NodeCache:
     """Return the cache of this worker's node; raises FileUnavailable where there is none."""
+    global _cache  # noqa: PLW0603 (a worker has one)
     if scratch.place is None:
         node = worker.worker_info().node
         raise FileUnavailable(
             f"files need a scratch directory, and on {node} {scratch.why_not}. Name one that can be written: "
             'HYPERFLOW_SCRATCH=/local, or scratch="/local" of run_*'
         )
-    return NodeCache(scratch.place / scratch.FILES, scratch.cache_limit)
+    place = scratch.place / scratch.FILES
+    if _cache is None or _cache.shelf.place != place:  # a worker may be the head of a run of its own
+        _cache = NodeCache(place, scratch.cache_limit)
+    return _cache
 
 

@@ -1,7 +1,7 @@
 """On the worker: outputs on their way home, beside their destination where that is seen, else in posts.
 
-Guarantees: what is said to be brought is on the disk there (fsync), or was read by the head in pieces. Each file has the
-digest of what was read here. A destination's full disk is an error that says so.
+Guarantees: what is said to be brought is on the disk there (fsync), or was read by the head in pieces. Each file has
+the digest of what was read here. A destination's full disk is an error that says so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,19 @@ from hyperflow.staging import keeping
 from hyperflow.staging.cache import node_cache
 from hyperflow.staging.made import Found
 from hyperflow.staging.naming import Wanted
-from hyperflow.staging.parts import PIECE, RECEIVER, Begun, Entry, Kept, Manifest, Piece, Ticket, in_tree, is_there, part_of
+from hyperflow.staging.parts import (
+    PIECE,
+    RECEIVER,
+    Begun,
+    Entry,
+    Kept,
+    Manifest,
+    Piece,
+    Ticket,
+    in_tree,
+    is_there,
+    part_of,
+)
 from hyperflow.worker.worker import post, worker_info
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -122,9 +134,10 @@ def free_at(place: str | os.PathLike[str]) -> int:
 
 def no_room(place: str) -> str:
     """Say that a directory at home has no room, and what to do."""
+    room = as_written(max(free_at(place), 0))
     return (
-        f"there is no room for it in {place} ({as_written(max(free_at(place), 0))} are free). What was there before is untouched; free space, raise the "
-        'quota, name another place: Output("/large/..."), or leave it on its node: Output(..., keep="node")'
+        f"there is no room for it in {place} ({room} are free). What was there before is untouched; free space, raise "
+        'the quota, name another place: Output("/large/..."), or leave it on its node: Output(..., keep="node")'
     )
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import stat
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -28,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from hyperflow import files
-from hyperflow.errors import ConfigurationError, OutputFailed
+from hyperflow.errors import OutputFailed
 from hyperflow.saying import in_words
-from hyperflow.staging import exchange
+from hyperflow.staging import destinations, exchange
 from hyperflow.staging.arrivals import Arrivals
 from hyperflow.staging.delivery import FULL, no_room
 from hyperflow.staging.naming import Plan, Wanted
-from hyperflow.staging.parts import Begun, Entry, Manifest, Piece, Post, Ticket, in_tree, marker_name, part_of
+from hyperflow.staging.parts import Begun, Entry, Manifest, Piece, Post, Ticket, in_tree, part_of
 
 TRIES = 5
 """How often a directory is made again that another command, which has failed, has removed meanwhile."""
@@ -61,12 +60,12 @@ class Landing:
     def prepare(self) -> None:
         """Make directories and markers; raises ConfigurationError."""
         for wanted in self._wanted.values():
-            check(wanted)
+            destinations.check(wanted)
             marker = self.ticket.markers[wanted.asked]
             try:
                 self._mark(Path(marker))
             except OSError as error:
-                raise ConfigurationError(_unwritable(wanted, os.path.dirname(marker), error)) from error
+                raise destinations.unwritable(wanted, os.path.dirname(marker), error) from error
 
     def _mark(self, marker: Path) -> None:
         for left in reversed(range(TRIES)):
@@ -212,55 +211,6 @@ class _Telling:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, Exception):
             raise self._landing._told(self._asked, error) from error
-
-
-def check(wanted: Wanted) -> None:
-    """Raise ConfigurationError if something else is in the way of an output."""
-    place = wanted.place
-    try:
-        mode = os.lstat(place).st_mode
-    except OSError:
-        return
-    if wanted.kind == "file":
-        if stat.S_ISDIR(mode):
-            raise ConfigurationError(
-                f"output {wanted.asked!r}: {place} is a directory. If the command makes a directory, write "
-                f"Output({wanted.asked + '/'!r}), which takes its place; else give the file another name"
-            )
-        if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
-            raise ConfigurationError(f"output {wanted.asked!r}: {place} is no file, and cannot be replaced by one")
-    elif not stat.S_ISDIR(mode) and not (wanted.kind == "files" and os.path.isdir(place)):
-        raise ConfigurationError(f"output {wanted.asked!r}: {place} is there, and is no directory")
-    elif wanted.kind == "directory" and (above := _precious(place)):
-        raise ConfigurationError(
-            f"output {wanted.asked!r} would take the place of {place} as a whole, and {above}; name a directory of its own"
-        )
-
-
-def _precious(place: str) -> str:
-    if os.path.ismount(place):
-        return "that is a mounted file system"
-    for what, path in (
-        ("the program runs in it", os.getcwd()),
-        ("your home directory is in it", os.path.expanduser("~")),
-    ):
-        if os.path.realpath(path).startswith(os.path.realpath(place).rstrip("/") + "/") or os.path.realpath(
-            path
-        ) == os.path.realpath(place):
-            return what
-    return ""
-
-
-def _unwritable(wanted: Wanted, directory: str, error: OSError) -> str:
-    if error.errno in FULL:
-        return f"output {wanted.asked!r}: {no_room(directory)}"
-    why = {errno.ENOTDIR: "part of its path is a file", errno.EEXIST: "part of its path is a file"}.get(
-        error.errno or 0, error.strerror or str(error)
-    )
-    return (
-        f"output {wanted.asked!r} cannot be written in {directory}: {why}. Nothing has run; make the directory, or name "
-        "another place"
-    )
 
 
 def _place(wanted: Wanted, entries: list[Entry], part: str) -> Mapping[str, str]:

@@ -1,8 +1,8 @@
 """All outputs that are on their way to one head: who brings which, and which places are taken.
 
 Guarantees: while a command is under way, no other one may have an output in the same place, or in a directory that it
-replaces. What a worker posts of a command that has ended is dropped. What killed heads left beside destinations is looked
-for once in each directory, and these are noted in the run's directory, for `hyperflow gc`.
+replaces. What a worker posts of a command that has ended is dropped. What killed heads left beside destinations is
+looked for once in each directory, and these are noted in the run's directory, for `hyperflow gc`.
 """
 
 from __future__ import annotations
@@ -61,11 +61,7 @@ class Landings:
         places = [wanted for wanted in plan.at_home if wanted.kind != "files"]
         for wanted in places:
             if (other := self._in_the_way(wanted.place)) is not None:
-                raise ConfigurationError(
-                    f"output {wanted.asked!r} of command {short_repr(list(plan.words), 200)} comes to {wanted.place}, and an output "
-                    f"of command {short_repr(list(other), 200)}, which is under way, does so, too: one would replace the other. "
-                    "Name another place, or await one before the other"
-                )
+                raise _taken(wanted, plan.words, other)
         for wanted in places:
             self._taken[wanted.place] = plan.words
             self._above.update(_all_above(wanted.place))
@@ -95,6 +91,14 @@ class Landings:
         if self._above[place]:
             return next(words for path, words in self._taken.items() if path.startswith(f"{place}/"))
         return None
+
+
+def _taken(wanted: Wanted, words: Sequence[str], other: Sequence[str]) -> ConfigurationError:
+    return ConfigurationError(
+        f"output {wanted.asked!r} of command {short_repr(list(words), 200)} comes to {wanted.place}, and an output of "
+        f"command {short_repr(list(other), 200)}, which is under way, does so, too: one would replace the other. Name "
+        "another place, or await one before the other"
+    )
 
 
 def _marker(wanted: Wanted, token: str) -> str:

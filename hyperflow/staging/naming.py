@@ -1,14 +1,15 @@
 """What the files of a command are called in its sandbox, and where its outputs come: known before anything runs.
 
-Guarantees: names stay in the sandbox; no two files have one name there; a word that is a file's name never looks like an
-option. What makes no sense is refused here, with what to write instead.
+Guarantees: names stay in the sandbox; no two files have one name there; a word that is a file's name never looks like
+an option. What makes no sense is refused here, with what to write instead.
 
-Why at home and not on the worker: errors come before any work, a command is shown with the words that it gets, and where
-outputs come can be compared with those of other commands.
+Why at home and not on the worker: errors come before any work, a command is shown with the words that it gets, and
+where outputs come can be compared with those of other commands.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,12 +110,21 @@ class Planner:
             return
         for given in inputs:
             text = "" if isinstance(given, File) else os.fspath(given)
-            if text and _is_inside(text) and not is_url(text):
-                name = os.path.normpath(text)
-                self._claim(name, f"inputs=[{text!r}]")
-                self.inputs[name] = self.file(given)
-            else:
+            if not text or not _is_inside(text) or is_url(text):
                 self.input(self.file(given))
+                continue
+            _no_nul(text, "inputs")
+            for name in self._fitting(os.path.normpath(text)):
+                self._claim(name, f"inputs=[{text!r}]")
+                self.inputs[name] = self.file(name)
+
+    def _fitting(self, name: str) -> list[str]:
+        """Return the inputs that a name means: itself, or what fits the pattern."""
+        if not _GLOB.search(name) or os.path.lexists(os.path.join(self.base, name)):
+            return [name]
+        if not (found := sorted(glob.glob(name, root_dir=self.base, recursive=True))):
+            raise ConfigurationError(f"inputs: no file fits {name!r} in {self.base}")
+        return found
 
     def file(self, given: Given) -> File:
         """Return what a path or URL means."""
@@ -125,9 +135,9 @@ class Planner:
         return File(text if is_url(text) else os.path.join(self.base, text))
 
     def input(self, file: File) -> str:
-        """Return what a file is called in the sandbox: the last part of its name, in a numbered directory if need be."""
+        """Return what a file is called in the sandbox: the last part of its name, in a numbered directory if taken."""
         if (known := self._sources.get(file.source)) is None:
-            known = self._free(last_part(file.source) or "input")
+            known = self._free(file.name or "input")
             self._claim(known, repr(file))
             self._sources[file.source] = known
             self.inputs[known] = file
@@ -163,8 +173,8 @@ class Planner:
             raise ConfigurationError(f'Output({asked!r}, keep={output.keep!r}): "home" or "node" is needed')
         if output.keep == "node" and kind == "directory":
             raise ConfigurationError(
-                f'Output({asked!r}, keep="node"): only files stay on their node; let the command make an archive of the '
-                "directory (tar), or name its files with a pattern"
+                f'Output({asked!r}, keep="node"): only files stay on their node; let the command make an archive of '
+                "the directory (tar), or name its files with a pattern"
             )
         above = os.path.dirname(asked.rstrip("/"))
         if kind == "files" and _GLOB.search(above):

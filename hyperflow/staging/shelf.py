@@ -2,6 +2,7 @@
 
     files/
       <digest>            a file, or a directory, read-only
+      <digest>.kept       there as long as it has to stay, used or not
       .<digest>.part      what is being written
       .names/<digest>/    symbolic links to it, by the names that files have elsewhere
       .locks/<digest>     shared (flock) while it is in use; says how large it is, and in which state it was verified
@@ -41,8 +42,6 @@ class Note(NamedTuple):
     size: int = 0
     state: str = ""
     """As it was verified; "" as long as it is not."""
-    pinned: bool = False
-    """Whether it is not to go, although nobody uses it."""
 
 
 class Taken(NamedTuple):
@@ -104,6 +103,17 @@ class Shelf:
         """Return where it is written first."""
         return self.place / f".{digest}.part"
 
+    def pin(self, digest: str) -> None:
+        """Keep an entry, whether it is used or not, until the file that says so is gone: the launcher removes it."""
+        os.close(os.open(self._pin(digest), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+
+    def is_pinned(self, digest: str) -> bool:
+        """Whether it is kept."""
+        return self._pin(digest).exists()
+
+    def _pin(self, digest: str) -> Path:
+        return self.place / f"{digest}.kept"
+
     def named(self, digest: str, name: str) -> Path:
         """Return a name of an entry that ends as people know it: programs look at `.gz`."""
         link = self.place / _NAMES / digest / name
@@ -157,7 +167,7 @@ class Shelf:
             free = self.limit - sum(each.size for _, each in notes.values()) - note.size
             if free < 0:
                 for other, (_, each) in sorted(notes.items(), key=lambda item: item[1][0]):
-                    if not each.pinned and self._evict(other, gone):
+                    if not self.is_pinned(other) and self._evict(other, gone):
                         free += each.size
                         del notes[other]
                     if free >= 0:
@@ -168,15 +178,15 @@ class Shelf:
             remove(path)
         if free >= 0:
             return None
-        pinned = sum(each.size for _, each in notes.values() if each.pinned)
+        pinned = sum(each.size for digest, (_, each) in notes.items() if self.is_pinned(digest))
         return Taken(sum(each.size for _, each in notes.values()) - pinned, pinned)
 
     def evict_all(self) -> None:
         """Remove all that nobody uses."""
         gone: list[Path] = []
         with self._locked(_ALL):
-            for digest, (_, note) in list(self._notes("")):
-                if not note.pinned:
+            for digest, _ in list(self._notes("")):
+                if not self.is_pinned(digest):
                     self._evict(digest, gone)
         for path in gone:
             remove(path)
@@ -236,6 +246,6 @@ class Shelf:
 
 def _read(number: int) -> Note:
     with suppress(ValueError, TypeError):
-        size, state, pinned = json.loads(os.pread(number, 1000, 0))
-        return Note(int(size), str(state), bool(pinned))
+        size, state = json.loads(os.pread(number, 1000, 0))
+        return Note(int(size), str(state))
     return Note()

@@ -44,6 +44,9 @@ cache_limit: int = 0
 worker: int | None = None
 """The number of this worker, in it."""
 
+cwd = ""
+"""The program's directory, as its head has said; "" where this is no launcher or worker."""
+
 ALIVE, FILES, TRASH = "alive", "files", "trash"
 
 _NEW = ".new-"
@@ -79,8 +82,9 @@ _own_tmpdir = os.environ.get("TMPDIR", "")
 
 def share() -> None:
     """Before the launcher is forked off: let both know which directory it is going to make."""
-    global _page  # noqa: PLW0603 (a launcher and its keeper have one)
+    global _own_tmpdir, _page, place, worker  # noqa: PLW0603 (a launcher and its keeper have one)
     _page = mmap.mmap(-1, _PAGE)
+    _own_tmpdir, place, worker = os.environ.get("TMPDIR", ""), None, None  # it may have been forked off a worker
 
 
 def shared() -> Path | None:
@@ -98,10 +102,10 @@ def make(base: str, run: str, node: str, cache: int) -> None:
         node: See above.
         cache: Bytes that files there may have together; 0 for half of what is free now.
     """
-    global cache_limit, place, why_not  # noqa: PLW0603 (a launcher has one)
+    global _lock, cache_limit, place, why_not  # noqa: PLW0603 (a launcher has one)
     try:
         home = _home(base)
-        made = _make_in(home, _fit(f"{run}-{node}-{os.getpid()}"))
+        made, _lock = _make_in(home, _fit(f"{run}-{node}-{os.getpid()}"))
     except OSError as error:
         where = base or _own_tmpdir or "/tmp"
         why_not = f"there can be no scratch directory in {where}: {error.strerror or error}"
@@ -145,9 +149,16 @@ def _home(base: str) -> Path:
     return Path(chosen) / f"hyperflow-{os.geteuid()}"
 
 
-def _make_in(home: Path, name: str) -> Path:
+def make_apart(base: str = "") -> tuple[Path, int]:
+    """Make a directory for a process that has no launcher, and return it with its lock.
+
+    It is stale when all copies of the lock are closed. Raises OSError.
+    """
+    return _make_in(_home(base), f"job-{os.getpid()}")
+
+
+def _make_in(home: Path, name: str) -> tuple[Path, int]:
     """Make a locked directory of this name, or one that begins so; raises OSError."""
-    global _lock  # noqa: PLW0603 (see above)
     for attempt in range(100):
         with suppress(FileExistsError):
             os.mkdir(home, 0o700)
@@ -182,8 +193,7 @@ def _make_in(home: Path, name: str) -> Path:
                 raise
         finally:
             os.close(above)
-        _lock = lock
-        return home / final
+        return home / final, lock
     raise OSError(errno.EAGAIN, f"{home} is removed again and again")
 
 

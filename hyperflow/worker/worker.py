@@ -151,6 +151,11 @@ def post(to: str, content: Any) -> None:
         receivers[to](content)
 
 
+def task_number() -> int:
+    """Return the number of the evaluation that runs in this worker; 0 where this is none."""
+    return 0 if _worker is None else _worker.lock_client.task
+
+
 def at_end(name: str, do: Callable[[], object]) -> None:
     """Do something when the evaluation that runs has been answered, once for each name; nothing where this is no worker.
 

@@ -86,7 +86,7 @@ async def main():
 
 
 def test_the_next_node_is_tried(cluster: Cluster, small: list[str]) -> None:
-    """Where scratch is full, the command runs on another node, uncharged; if all are full, the error says what to do."""
+    """Where scratch is full, the command runs on another node, uncharged; if all are, the error says what to do."""
     run, command, env = prepare(cluster, FULL, scratch=PLACE)
     cluster.login.run(["salloc", "--nodes=3", "--ntasks-per-node=1", *shlex.split(command)], env=env)
     nodes, returned, retried, failed, error = run.result()
