@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hyperflow.cli import heads, space
+from hyperflow.cli import heads, scratches, space
 from hyperflow.cli.answers import BASE_DIR, REFUSED, BaseDir, Json, Which, answering
 from hyperflow.cli.space import Finding
 from hyperflow.console.table import plain_table, print_note, print_table
@@ -40,6 +40,8 @@ def gc(
 ) -> int:
     """Show what takes space: runs, old versions' results, work directories, leftovers; --delete removes what can go.
 
+    Scratch directories that killed runs have left on this machine are looked for, too, whatever their age.
+
     What runs stays, and so does what the results of another run need. Results of a version of a memoized function can
     go when another version has recorded since. Without RUN, all of the base directory is looked at.
 
@@ -53,8 +55,12 @@ def gc(
     if only is not None and only.parent != base_dir:
         base_dir = only.parent
     found = space.find(base_dir, before, only)
-    can_go = sum(one.size for one in found if not one.kept)
+    stale = scratches.find() if only is None else []
+    can_go = sum(one.size for one in (*found, *stale) if not one.kept)
     freed, failures = space.remove(base_dir, found) if delete else (0, [])
+    if delete:
+        freed += scratches.remove(stale)
+    found += stale
     if as_json:
         rows = [
             {

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hyperflow.errors import FileChanged, FileUnavailable, ScratchFull
-from hyperflow.saying import as_written
+from hyperflow.errors import FileChanged, FileUnavailable, MisuseError, ScratchFull
+from hyperflow.saying import rounded_up
 from hyperflow.staging import asking, content, copying
 from hyperflow.staging.content import Entry
 from hyperflow.staging.copying import Differs, Wanted
@@ -149,21 +150,21 @@ class NodeCache:
         own = sum(self._sizes.values())
         limit = self.shelf.limit
         if own + wanted.size > limit:
-            besides = f", besides {as_written(own)} that this evaluation has in use already" if own else ""
+            besides = f", besides {content.sized(own)} that this evaluation has in use already" if own else ""
             raise self._full(
-                f"{as_written(wanted.size)} are wanted{besides}, and all files may have {as_written(limit)} together: "
-                f'more is HYPERFLOW_CACHE={as_written(own + wanted.size)}, or cache="..." of run_*'
+                f"{content.sized(wanted.size)} are wanted{besides}, and all files may have {content.sized(limit)} together: "
+                f'more is HYPERFLOW_CACHE={rounded_up(own + wanted.size)}, or cache="..." of run_*'
             )
         until = time.monotonic() + PATIENCE
         while (taken := self.shelf.reserve(use, wanted.digest, Note(wanted.size))) is not None:
             if time.monotonic() > until or taken.pinned + own + wanted.size > limit:
-                raise self._full(f"{as_written(wanted.size)} are wanted, and {self._told(taken)}")
+                raise self._full(f"{content.sized(wanted.size)} are wanted, and {self._told(taken)}")
             time.sleep(_LOOK)
 
     def _told(self, taken: Taken) -> str:
-        kept = f", {as_written(taken.pinned)} are outputs that stay there (keep='node')" if taken.pinned else ""
+        kept = f", {content.sized(taken.pinned)} are outputs that stay there (keep='node')" if taken.pinned else ""
         return (
-            f"of the {as_written(self.shelf.limit)} that all files may have together, {as_written(taken.used)} are in "
+            f"of the {content.sized(self.shelf.limit)} that all files may have together, {content.sized(taken.used)} are in "
             f"use{kept}: more is HYPERFLOW_CACHE=..., or cache=\"...\" of run_*"
         )
 
@@ -182,10 +183,11 @@ class NodeCache:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            raise self._full(f"a file of {as_written(wanted.size)} does not fit ({error.strerror})") from error
+            why = f"a file of {content.sized(wanted.size)} does not fit ({error.strerror})"
+            raise self._full(why, scratch.free()) from error
 
-    def _full(self, why: str) -> ScratchFull:
-        return ScratchFull(worker.worker_info().node, str(self.shelf.place.parent), why, scratch.free())
+    def _full(self, why: str, free: int = -1) -> ScratchFull:
+        return ScratchFull(_node(), str(self.shelf.place.parent), why, free)
 
     def _bring(self, file: File, wanted: Wanted, part: Path) -> None:
         """Copy a file from where it is seen, or have it sent."""
@@ -202,11 +204,11 @@ class NodeCache:
                 return
         try:
             _fetch(file, wanted, part)
-        except FileUnavailable as error:
+        except (FileUnavailable, MisuseError) as error:
             if differs and not isinstance(error, FileChanged):
                 raise FileChanged(
-                    f"{file} is another one on {worker.worker_info().node}, or has changed: when the program first "
-                    f"used it, it had {as_written(wanted.size)}, sha256 {wanted.digest[:12]}; here it has {differs}. "
+                    f"{file} is another one on {_node()}, or has changed: when the program first "
+                    f"used it, it had {content.sized(wanted.size)}, sha256 {wanted.digest[:12]}; here it has {differs}. "
                     f"And it cannot be sent: {error}"
                 ) from error
             raise
@@ -280,6 +282,13 @@ def _size_of(path: Path) -> int:
     return sum(found.st_size for _, found, target in content.walk(path) if not target)
 
 
+def _node() -> str:
+    try:
+        return worker.worker_info().node
+    except MisuseError:  # a test
+        return socket.gethostname()
+
+
 _cache: NodeCache | None = None
 
 
@@ -287,7 +296,7 @@ def node_cache() -> NodeCache:
     """Return the cache of this worker's node; raises FileUnavailable where there is none."""
     global _cache  # noqa: PLW0603 (a worker has one)
     if scratch.place is None:
-        node = worker.worker_info().node
+        node = _node()
         raise FileUnavailable(
             f"files need a scratch directory, and on {node} {scratch.why_not}. Name one that can be written: "
             'HYPERFLOW_SCRATCH=/local, or scratch="/local" of run_*'

@@ -99,12 +99,17 @@ def digest_file(path: str | os.PathLike[str]) -> tuple[str, State]:
     return digest, after
 
 
+def sized(count: int) -> str:
+    """Tell a number of bytes to people."""
+    return as_written(count) if count >= 1024 else f"{count} bytes"
+
+
 def in_words(state: State) -> str:
     """Tell a state to people."""
     import time  # noqa: PLC0415 (only errors ask)
 
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.mtime // 10**9))
-    return f"{as_written(state.size)} of {when}.{state.mtime % 10**9:09d}"
+    return f"{sized(state.size)} of {when}.{state.mtime % 10**9:09d}"
 
 
 def walk(top: Path, names: Sequence[str] | None = None) -> Iterator[tuple[str, os.stat_result, str]]:

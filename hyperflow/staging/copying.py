@@ -102,7 +102,7 @@ def copy_directory(source: Path, wanted: Wanted, to: Path) -> None:
             entries.append(Entry(name, "file", is_executable, digest, os.lstat(to / name).st_size))
     if (digest := content.digest_of(content.manifest(entries))) != wanted.digest:
         size = content.total(entries)
-        raise Differs(f"{len(entries)} files and directories, {content.as_written(size)}, sha256 {digest[:12]}")
+        raise Differs(f"{len(entries)} files and directories, {content.sized(size)}, sha256 {digest[:12]}")
     seal(to)
 
 

@@ -294,7 +294,7 @@ def removing(top: Path) -> Iterator[None]:
             os.unlink(top)
     except OSError:
         return
-    waiting, moved = [top], 0
+    waiting, moved, mark = [top], 0, os.urandom(8).hex()
     while waiting:
         directory = waiting.pop()
         for _ in range(_TRIES):
@@ -304,7 +304,7 @@ def removing(top: Path) -> Iterator[None]:
                     continue
                 if directory is not top:
                     moved += 1
-                    path = _moved(path, top / f"{_GONE}{os.getpid()}-{moved}")
+                    path = _moved(path, top / f"{_GONE}{mark}-{moved}")
                 waiting.append(path)
             if directory is top or _is_removed(directory):
                 break
