@@ -106,6 +106,16 @@ async def carry_out(plan: Plan, submit: Callable[[Plan, Ticket], Job[tuple[R, st
         raise several_nodes(env.options.nodes)
     landings = Landings.of(env)
     landing = landings.open(plan)
+    try:
+        async with landings.turn(env.evaluator.cpus):
+            return await _carried_out(plan, landings, landing, submit)
+    finally:
+        landings.close(landing, plan)
+
+
+async def _carried_out(
+    plan: Plan, landings: Landings, landing: Landing, submit: Callable[[Plan, Ticket], Job[tuple[R, str]]]
+) -> tuple[R, dict[str, File]]:
     ended: Manifest | None = None
     try:
         await landings.sweep(landing)
@@ -124,14 +134,14 @@ async def carry_out(plan: Plan, submit: Callable[[Plan, Ticket], Job[tuple[R, st
         return result, {name: File(place) for name, place in landed.items()} | _kept(manifest)
     finally:
         await aio.settled(asyncio.ensure_future(_end(landing, ended)))
-        landings.close(landing, plan)
 
 
 def _kept(manifest: Manifest | None) -> dict[str, File]:
     """Return the files that stay where they were made; they are wanted for as long as these are."""
     made: dict[str, File] = {}
     for kept in () if manifest is None else manifest.kept:
-        made[kept.name] = file = File.known(kept.path, kept.digest, kept.size, node=kept.node, name=os.path.basename(kept.name))
+        name = os.path.basename(kept.name)
+        made[kept.name] = file = File.known(kept.path, kept.digest, kept.size, node=kept.node, name=name)
         follow(file, kept.digest)
     return made
 

@@ -14,14 +14,26 @@ PLACE = Path("array", "spec.json")
 
 
 def find(run: str | None, base_dir: Path) -> Path | None:
-    """Return the directory of a run of an array; None if that run is something else, or is not there."""
-    try:
-        home = records.find(run, base_dir).home
-    except ConfigurationError:  # one that has not begun has left no record
-        if run is None:
-            return None
-        home = Path(run) if (Path(run) / PLACE).exists() else base_dir / run
+    """Return the directory of a run of an array, by default the newest run of all kinds in the base directory.
+
+    None if that run is something else, or is not there.
+    """
+    if run is None:
+        home = max(_runs(base_dir), default=base_dir)
+    else:
+        try:
+            home = records.find(run, base_dir).home
+        except ConfigurationError:  # one that has not begun has left no record
+            home = Path(run) if (Path(run) / PLACE).exists() else base_dir / run
     return home.absolute() if (home / PLACE).is_file() else None
+
+
+def _runs(base_dir: Path) -> list[Path]:
+    """Return the directories of runs; their names begin with the time."""
+    try:
+        return [home for home in base_dir.iterdir() if (home / "log").is_dir()]
+    except OSError:
+        return []
 
 
 def go_on(home: Path, chosen: str = "") -> int:

@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hyperflow.cli import heads, scratches, space
+from hyperflow.cli import heads, output_parts, scratches, space
 from hyperflow.cli.answers import BASE_DIR, REFUSED, BaseDir, Json, Which, answering
 from hyperflow.cli.space import Finding
 from hyperflow.console.table import plain_table, print_note, print_table
@@ -54,13 +54,16 @@ def gc(
     only = None if run is None else heads.find(run, base_dir).resolve()
     if only is not None and only.parent != base_dir:
         base_dir = only.parent
-    found = space.find(base_dir, before, only)
+    parts = output_parts.find(base_dir, before, only)
+    here = space.find(base_dir, before, only)
     stale = scratches.find() if only is None else []
-    can_go = sum(one.size for one in (*found, *stale) if not one.kept)
-    freed, failures = space.remove(base_dir, found) if delete else (0, [])
+    found = [*here, *parts, *stale]
+    can_go = sum(one.size for one in found if not one.kept)
+    freed, failures = 0, list[str]()
     if delete:
+        removed = output_parts.remove(parts), space.remove(base_dir, here)
+        freed, failures = sum(size for size, _ in removed), [each for _, some in removed for each in some]
         freed += scratches.remove(stale)
-    found += stale
     if as_json:
         rows = [
             {

@@ -4,7 +4,7 @@ Guarantees:
 - Nothing of a run goes while anything of it runs, or may run: its master, the owner of its database, the head of a job,
   a job that Slurm still knows. That is looked at again when the run's locks are held.
 - A run stays while the results of one that stays name its work directories, or a program uses its database.
-- What goes is reached through descriptors, name by name; no symbolic link is followed, so nothing outside of the base
+- What goes here is reached through descriptors, name by name; no symbolic link is followed, so nothing outside of the base
   directory goes.
 - A run goes in one step, by its name; a `hyperflow gc` that is killed leaves a rest that the next one removes.
 """
@@ -101,7 +101,7 @@ def find(base_dir: Path, before: float, only: Path | None = None) -> list[Findin
     for home in homes:
         there = used(home)
         unfinished = "" if only == home else _resumable(home)
-        kept = _runs(home) or _young(there.time, before) or unfinished or unknown.get(home, "")
+        kept = runs(home) or young(there.time, before) or unfinished or unknown.get(home, "")
         found.append(Finding("run", home, there.size, there.time, _about(home), kept))
     found = _with_needs(found, needed)
     gone = {one.path for one in found if not one.kept and only in (None, one.path)}
@@ -119,7 +119,7 @@ def find(base_dir: Path, before: float, only: Path | None = None) -> list[Findin
 # ---- what has to stay ------------------------------------------------------------------------------------------------
 
 
-def _runs(home: Path) -> str:
+def runs(home: Path) -> str:
     """Say what of a run is at work, or may be; "" if nothing is."""
     if (master := owner(home)) is not None and not master.is_gone():
         return f"its master runs: process {master.pid} on {master.host}"
@@ -153,7 +153,7 @@ def _head_at_work(home: Path) -> str:
     return words if address.host == socket.gethostname() else f"{words}, or did not end well ({home / 'control'})"
 
 
-def _young(newest: float, before: float) -> str:
+def young(newest: float, before: float) -> str:
     return "" if newest < before else "it is not old enough (--older-than)"
 
 
@@ -251,23 +251,23 @@ def _with_needs(found: list[Finding], needed: dict[Path, set[Path]]) -> list[Fin
 def _inside(
     home: Path, before: float, databases: dict[Path | str, list[Path]], unknown: dict[Path, str]
 ) -> Iterator[Finding]:
-    if _runs(home):  # what it has begun to write looks like a leftover
+    if runs(home):  # what it has begun to write looks like a leftover
         return
     for place in (home, *_directories(home / "jobs")):
         for path in _names(place):
             if LEFTOVER.fullmatch(path.name) and stat.S_ISREG(path.lstat().st_mode):
                 there = used(path)
                 about = "a draft" if path.name.startswith(".") else "an old file that was damaged or saved"
-                yield Finding("leftover", path, there.size, there.time, about, _young(there.time, before))
+                yield Finding("leftover", path, there.size, there.time, about, young(there.time, before))
     for path in _names(home / "jobs"):
         if path.name.startswith(".new-"):
             there = used(path)
-            yield Finding("leftover", path, there.size, there.time, "a draft", _young(there.time, before))
+            yield Finding("leftover", path, there.size, there.time, "a draft", young(there.time, before))
     yield from _work_dirs_of_nobody(home, before, databases, unknown)
     for path in _names(home / "data" / CHECKPOINT_DIRS):
         there = used(path)
         about = "its lock" if path.suffix == ".lock" else "what an evaluation has saved that did not succeed"
-        yield Finding("checkpoint", path, there.size, there.time, about, _young(there.time, before))
+        yield Finding("checkpoint", path, there.size, there.time, about, young(there.time, before))
     if (own := home / "results.sqlite").is_file() and not own.is_symlink():
         yield from _old_versions(own, before)
 
@@ -294,7 +294,7 @@ def _work_dirs_of_nobody(
         if path not in named:
             there = used(path)
             about = "no results name it"
-            yield Finding("work directory", path, there.size, there.time, about, _young(there.time, before))
+            yield Finding("work directory", path, there.size, there.time, about, young(there.time, before))
 
 
 def _old_versions(database: Path, before: float) -> Iterator[Finding]:
@@ -304,7 +304,7 @@ def _old_versions(database: Path, before: float) -> Iterator[Finding]:
         return
     for one in found:
         about = f"{one.name}, version {one.version}: {one.size.keys} results; version {one.newest} is in use"
-        kept = _young(one.size.time, before)
+        kept = young(one.size.time, before)
         yield Finding("results", database, one.size.characters, one.size.time, about, kept, one.map_name)
 
 

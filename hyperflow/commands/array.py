@@ -24,11 +24,18 @@ from hyperflow.commands.graph import Graph
 from hyperflow.commands.keys import key_of
 from hyperflow.commands.outputs import Recorder
 from hyperflow.commands.records import State
-from hyperflow.commands.running import TaskFailed, run_task
+from hyperflow.commands.running import run_task
 from hyperflow.commands.shares import chosen_of, share_of
 from hyperflow.commands.spec import ArraySpec, TaskSpec
 from hyperflow.commands.tally import Counts, Tally
-from hyperflow.errors import HyperflowError, ImpossibleRequest
+from hyperflow.errors import (
+    DatabaseError,
+    EnvironmentClosed,
+    HyperflowError,
+    ImpossibleRequest,
+    LauncherError,
+    NodeLost,
+)
 from hyperflow.flow import Flow
 from hyperflow.remote import remote_eval
 
@@ -37,6 +44,10 @@ UNDER_WAY = 40_000
 
 AT_ONCE = 2_000
 """Tasks that are made together; then the loop has a turn."""
+
+
+END_ALL = (NodeLost, LauncherError, EnvironmentClosed, DatabaseError)
+"""Errors of one task that say that no other one can run."""
 
 
 class _Ready(NamedTuple):
@@ -227,7 +238,7 @@ class ArrayRun:
             self._stop(HyperflowError(f"{one.task.title} was cancelled from outside"))
         elif error is None:
             self._end(one, future.result())
-        elif isinstance(error, TaskFailed) or failures.may_return(error):
+        elif failures.may_return(error) and not isinstance(error, END_ALL):
             self._end(one, error, "failed")
         else:
             self._stop(error)

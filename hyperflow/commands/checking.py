@@ -81,7 +81,8 @@ class _Look:
             self._made = {
                 os.path.normpath(os.path.join(each.cwd, name)) for each in self._spec.tasks() for name in each.outputs
             }
-        alike = form is not None and form.plain("cwd", "stdin", "inputs", "outputs", "on_failure", "env")
+        alike = form is not None and form.plain("cwd", "stdin", "inputs", "outputs", "on_failure")
+        alike = alike and form is not None and "{" not in form.env.get("PATH", "")
         # Lines were looked at when they were read, and what is typed has no NUL.
         if alike and form is not None and form.templates["command"][0].is_plain and self._spec.kind != "objects":
             yield from self._task(self._spec.task(1))

@@ -55,6 +55,11 @@ class Known(Mapping[tuple[int, str], TaskRecord]):
             return False
         return self._text.startswith(b'{"state":"done"', start + 12)
 
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        return len(self._text) + len(self._starts) * self._starts.itemsize
+
     def __iter__(self) -> Iterator[Any]:
         raise TypeError("the keys of what is known are not kept: ask for one")
 

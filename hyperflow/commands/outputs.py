@@ -1,8 +1,8 @@
 """What tasks have written, and how they ended, on the way into the results database.
 
-Guarantees: a task counts as ended when its record, and all that its command has written, is on the disk. All that ends
-in one turn of the event loop is one batch of the database. An evaluation whose posts the disk cannot take as fast as
-they come waits: the head holds a few pieces for each worker.
+Guarantees: a task counts as ended when its record, and all that its command has written, is on the disk. What comes
+within PAUSE is one batch of the database; what comes by itself goes at once. An evaluation whose posts the disk cannot
+take as fast as they come waits: the head holds a few pieces for each worker.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from hyperflow.database.entries import Entry
 from hyperflow.errors import DatabaseError
 from hyperflow.saying import in_words
 
+PAUSE = 0.02
+"""Seconds between two batches, at least: each costs an fsync, and of short tasks a hundred end meanwhile."""
+
 LONGEST_ERROR = 200
 """Characters of an error in a record."""
 
@@ -36,6 +39,8 @@ class Recorder:
         self._loop = asyncio.get_running_loop()
         self._entries: list[Entry] = []
         self._batch: asyncio.Future[None] | None = None
+        self._next = 0.0
+        """When the next batch may go, as the loop counts."""
 
     async def known(self) -> Mapping[tuple[int, str], TaskRecord]:
         """Return what is recorded already, by number and key; the newest record of each number counts."""
@@ -75,8 +80,9 @@ class Recorder:
         if self._receivers.get(OUTPUT) == self._receive:
             del self._receivers[OUTPUT]
         await self._under_way.close()
-        while self._batch is not None:
-            await asyncio.wait([self._batch])
+        if (batch := self._batch) is not None:
+            self._hand_over(batch)
+            await asyncio.wait([batch])
 
     def _receive(self, content: Any) -> asyncio.Future[None] | None:
         """Take what a task posts."""
@@ -90,19 +96,23 @@ class Recorder:
     def _add(self, map_name: str, key: str, text: str) -> asyncio.Future[None]:
         """Put an entry into the batch of this turn of the loop; return what is done when that is on the disk."""
         self._entries.append((map_name, key, text))
-        if self._batch is None or self._batch.done():
+        if self._batch is None:
             self._batch = self._loop.create_future()
-            self._loop.call_soon(self._hand_over)
+            if self._next <= self._loop.time():
+                self._loop.call_soon(self._hand_over, self._batch)
+            else:
+                self._loop.call_at(self._next, self._hand_over, self._batch)
         return self._batch
 
-    def _hand_over(self) -> None:
-        batch, self._batch = self._batch, None
+    def _hand_over(self, batch: asyncio.Future[None]) -> None:
+        if batch is not self._batch:
+            return  # it has gone already
+        self._batch, self._next = None, self._loop.time() + PAUSE
         entries, self._entries = self._entries, []
-        assert batch is not None
         batch.add_done_callback(_seen)
         try:
             recorded = self._database.record_all(entries)
-        except DatabaseError as error:  # it was closed
+        except Exception as error:  # noqa: BLE001 (it was closed, say; nobody may wait for ever)
             batch.set_exception(error)
             return
 

@@ -112,6 +112,9 @@ class TaskFailed(HyperflowError):
         done: How it ended, and the end of what it wrote.
     """
 
+    has_capsule: ClassVar[bool] = False
+    """A command that fails is no function to look into; what it has written is recorded, and it can be run by hand."""
+
     number: int
     argv: list[str]
     done: TaskDone

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import attrs
@@ -27,6 +28,11 @@ from hyperflow.staging.naming import Plan, Wanted
 from hyperflow.staging.parts import RECEIVER, Ticket, marker_name
 
 
+UNDER_WAY = 1000
+"""Commands whose outputs have a place, beside two for each CPU; who comes later waits. So ten thousand commands that
+wait for CPUs have not ten thousand markers on the disk."""
+
+
 class Landings:
     """The landings of one evaluator."""
 
@@ -37,6 +43,8 @@ class Landings:
         self._taken: dict[str, Sequence[str]] = {}  # places, and whose they are
         self._above = Counter[str]()  # directories in which such places are
         self._swept: dict[str, asyncio.Future[None]] = {}
+        self._under_way = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     @classmethod
     def of(cls, env: Environment) -> Landings:
@@ -75,6 +83,34 @@ class Landings:
             if self._taken.pop(wanted.place, None) is not None:
                 self._above.subtract(_all_above(wanted.place))
         self._above += Counter()  # without those that are nought
+
+    @asynccontextmanager
+    async def turn(self, cpus: int) -> AsyncIterator[None]:
+        """Wait until few enough landings are under way; within the scope, this one is."""
+        while self._under_way >= UNDER_WAY + 2 * cpus:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+                else:
+                    self._next()  # its turn is that of another one
+                raise
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self._next()
+
+    def _next(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
 
     async def sweep(self, landing: Landing) -> None:
         """Remove what killed heads have left where this landing is to be, once in each directory."""

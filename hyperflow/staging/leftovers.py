@@ -42,16 +42,29 @@ def sweep(directory: str) -> list[str]:
     """Remove what is left in a directory of heads that have gone; return the names."""
     removed = list(_abandoned(directory))
     for name in removed:
-        path = os.path.join(directory, name)
-        if name.endswith(exchange.OLD):
-            match = _PART.fullmatch(name)
-            place = os.path.join(directory, match["name"]) if match is not None else path
-            if not os.path.lexists(place):
-                with suppress(OSError):
-                    os.rename(path, place)
-                    continue
-        exchange.remove(path)
+        remove(os.path.join(directory, name))
     return removed
+
+
+def of_run(directory: str, run: str) -> list[str]:
+    """Return the names of all that outputs of a run have left in a directory, whoever lives."""
+    with suppress(OSError):
+        matches = map(_PART.fullmatch, os.listdir(directory))
+        return sorted(match[0] for match in matches if match is not None and match["run"] == run)
+    return []
+
+
+def remove(path: str) -> None:
+    """Remove a part, or move back what was moved aside, if nothing has taken its place."""
+    directory, name = os.path.split(path)
+    match = _PART.fullmatch(name)
+    if match is not None and name.endswith(exchange.OLD):
+        place = os.path.join(directory, match["name"])
+        if not os.path.lexists(place):
+            with suppress(OSError):
+                os.rename(path, place)
+                return
+    exchange.remove(path)
 
 
 def _abandoned(directory: str) -> Iterator[str]:

@@ -560,6 +560,17 @@ class MemoryDatabase:
     async def lookup_all(self, map_name: str) -> list[tuple[str, str]]:
         return list(self._maps[map_name].items())
 
+    def record_all(self, entries: list[tuple[str, str, str]]) -> asyncio.Future[list[None]]:
+        for map_name, key, value in entries:
+            self._maps[map_name][key] = value
+        done: asyncio.Future[list[None]] = asyncio.get_running_loop().create_future()
+        done.set_result([None] * len(entries))
+        return done
+
+    async def each(self, map_name: str, take: Callable[[str, str], None]) -> None:
+        for key, value in self._maps[map_name].items():
+            take(key, value)
+
 
 @asynccontextmanager
 async def open_inline_job(

@@ -11,18 +11,21 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 import hyperflow as hf
 from hyperflow import flow as flows
 from hyperflow.cli import space
 from hyperflow.database.file import DatabaseFile
-from hyperflow.database.ownership import Ownership
+from hyperflow.database.ownership import Owner, Ownership
 from hyperflow.database.shrink import without
 from hyperflow.errors import DatabaseError
 from hyperflow.master import rundir
 from hyperflow.master.shared import Timeouts
 from hyperflow.program import ProgramInfo
+from hyperflow.staging import leftovers
+from hyperflow.staging.parts import marker_name
 from tests.cli.test_damage import hyperflow
 from tests.database import damage
 from tests.database.conftest import running
@@ -376,3 +379,23 @@ def test_directories_that_are_nested_too_deeply(
     assert not other.exists()
     (rest,) = tmp_path.iterdir()
     assert rest.name.startswith(f".gc-{deep.name}")
+
+
+def test_parts_of_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a killed head has left of outputs, beside their destinations, goes with --delete; nothing else there."""
+    program = made(tmp_path / "runs")
+    there = tmp_path / "results"
+    there.mkdir()
+    leftovers.visit(str(there), program)
+    marker = marker_name("out.txt", f"{program.program_id}-0123456789")
+    other = marker_name("out.txt", "20260131-120000-abcdef-0123456789")
+    owner = json.dumps(attrs.asdict(Owner.this_process("another run")))
+    for name in (marker, f"{marker}.0123456789ab", other, "out.txt"):
+        (there / name).write_text(owner)
+    age(there)
+    age(home_of(program))
+    _, shown = hyperflow(capsys, "gc", "--base-dir", str(tmp_path / "runs"), "--json")
+    found = [Path(one["path"]).name for one in json.loads(shown)["found"] if one["kind"] == "output"]
+    assert found == [marker, f"{marker}.0123456789ab"]
+    hyperflow(capsys, "gc", "--base-dir", str(tmp_path / "runs"), "--delete")
+    assert sorted(os.listdir(there)) == sorted([other, "out.txt"])

@@ -17,7 +17,26 @@ pytestmark = pytest.mark.process
 ADD = ["sh", "-c", 'echo $1 >> "$0"']
 """Adds a number to a file: the first argument, and the second one."""
 
-ODD = ["a b", "'", '"', "$(id)", "`id`", "-n", "--local", "--", "*", "é", "a\\b", "{{n}}", " ", "\t", "#", "~", ";ls", "\r x"]
+ODD = [
+    "a b",
+    "'",
+    '"',
+    "$(id)",
+    "`id`",
+    "-n",
+    "--local",
+    "--",
+    "*",
+    "é",
+    "a\\b",
+    "{{n}}",
+    " ",
+    "\t",
+    "#",
+    "~",
+    ";ls",
+    "\r x",
+]
 """Lines that a shell, or an option parser, would make something else of."""
 
 
@@ -60,7 +79,20 @@ def test_what_each_task_is_given(tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / f"d{number} x").mkdir()
         (tmp_path / f"d{number} x" / "in").write_text(f"read {number}")
-    given = ("--env", "A={n}=b", "--env", "HERE", "--cwd", "d{n} x", "--stdin", "in", "--retries", "1", "--name", "mine")
+    given = (
+        "--env",
+        "A={n}=b",
+        "--env",
+        "HERE",
+        "--cwd",
+        "d{n} x",
+        "--stdin",
+        "in",
+        "--retries",
+        "1",
+        "--name",
+        "mine",
+    )
     words = ("--", "sh", "-c", 'echo "$A $HERE $(basename "$PWD") $(cat)"')
     typed = type_in(tmp_path, "array", "--range", "1-2", "--local", *given, *words, HERE="{n}")
     assert typed.code == 0, typed.err
@@ -138,7 +170,16 @@ def _session(pid: int) -> int:
 
 def test_killed_and_resumed(tmp_path: Path) -> None:
     """After kill -9 of everything, what was recorded is not run again; of the rest, only what ran may run twice."""
-    words = ("--range", "1-400", "--local", "--progress", "--", "sh", "-c", "echo {n} >> ran; sleep 0.005; echo {n} >> ended")
+    words = (
+        "--range",
+        "1-400",
+        "--local",
+        "--progress",
+        "--",
+        "sh",
+        "-c",
+        "echo {n} >> ran; sleep 0.005; echo {n} >> ended",
+    )
     killed_half_way(tmp_path, "array", *words)
     before = numbers(tmp_path / "ended")
     assert 0 < len(before) < 400

@@ -73,7 +73,10 @@ def test_lines(tmp_path: Path, given_lines: list[str], behind: int) -> None:
         (b"a\n\nb\n", "line 2 is empty"),
         (b"a\nb\0c\n\0\n", "lines 2, 3 are with a NUL"),
         (b"a\n\xff\xfe\nb\n", "line 2 is not UTF-8"),
-        (b"".join(b"\xff%d\n" % number for number in range(30)), "lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 20 more are not"),
+        (
+            b"".join(b"\xff%d\n" % number for number in range(30)),
+            "lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 20 more are not",
+        ),
         (b"a\r\nb\r\n", "end as on Windows"),
         (b"a\n" + b"b" * 200_000, "line 2 is longer than 131,071 bytes"),
     ],
@@ -106,7 +109,9 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 words = st.one_of(st.text(st.characters(exclude_categories=["Cs"]), max_size=9), st.integers(), st.booleans())
 
 
-@given(st.lists(st.dictionaries(st.text("abc. é", max_size=4), words, max_size=4), min_size=1, max_size=5), st.booleans())
+@given(
+    st.lists(st.dictionaries(st.text("abc. é", max_size=4), words, max_size=4), min_size=1, max_size=5), st.booleans()
+)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_objects(tmp_path: Path, objects: list[dict[str, Any]], as_lines: bool) -> None:
     """Objects are the same from lines and from an array; texts stay, other members are as JSON writes them."""
@@ -114,7 +119,8 @@ def test_objects(tmp_path: Path, objects: list[dict[str, Any]], as_lines: bool) 
     file.write_text("\n".join(map(json.dumps, objects)) if as_lines else json.dumps(objects, indent=2))
     found = [words_of(text) for text in read_objects(str(file))]
     assert found == [
-        {name: value if isinstance(value, str) else json.dumps(value) for name, value in each.items()} for each in objects
+        {name: value if isinstance(value, str) else json.dumps(value) for name, value in each.items()}
+        for each in objects
     ]
 
 

@@ -12,7 +12,12 @@ from hyperflow.commands.starts import Start
 
 HYPERFLOW = str(Path(sys.executable).with_name("hyperflow"))
 
-SHOW = [sys.executable, "-S", "-c", "import os, sys; os.write(1, repr([os.fsencode(w) for w in sys.argv[1:]]).encode() + b'\\n')"]
+SHOW = [
+    sys.executable,
+    "-S",
+    "-c",
+    "import os, sys; os.write(1, repr([os.fsencode(w) for w in sys.argv[1:]]).encode() + b'\\n')",
+]
 """A command that prints its arguments, byte for byte."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import hyperflow as hf
-from hyperflow.staging import delivery
+from hyperflow.staging import delivery, landings
 from hyperflow.wire import scratch
 from tests.helpers import wait_until
 from tests.support import Gate, local, notes
@@ -305,6 +305,24 @@ async def test_a_hundred_side_by_side() -> None:
     assert [type(result) is hf.Failed for result in results] == [number % 10 == 0 for number in range(100)]
     assert files_in("out") == {f"out/{number}/count": "1000\n" for number in sorted(range(100), key=str) if number % 10}
     assert len(os.listdir("out")) == 90
+
+
+async def test_few_have_a_place_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that wait for CPUs have no markers on the disk; a cancel gives their turn to others."""
+    monkeypatch.setattr(landings, "UNDER_WAY", 4)
+    gate = Gate(tmp_path)
+    async with local(cpus=1):
+        futures = [sh("read x < $1; : > $2", gate.path, hf.Output(f"out.{n}")).start() for n in range(20)]
+        await wait_until(lambda: len(os.listdir()) == 6, 20, "six have a place")
+        for future in futures[1:18]:
+            future.cancel()
+        await wait_until(lambda: len(os.listdir()) == 3, 20, "three are left")
+        for future in (futures[0], *futures[18:]):
+            while not future.done():
+                await asyncio.to_thread(gate.open)
+                await asyncio.wait([future], timeout=0.1)
+            await future
+    assert sorted(os.listdir()) == ["out.0", "out.18", "out.19"]
 
 
 async def test_tries(tmp_path: Path) -> None:
