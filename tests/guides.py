@@ -1,8 +1,8 @@
 """The pages of docs/ that a newcomer follows: their files, commands and cells, taken out of the text.
 
-A block of Python, of the shell or of TOML that begins with `# NAME` is a file; other Python is a cell of a notebook, with
-what it shows below, if anything, as an indented block. In a block of the console, lines after `$ ` are commands, with their output below; dots
-there stand for anything.
+A block of Python, of the shell or of TOML that begins with `# NAME` is a file; other Python is a cell of a notebook,
+with what it shows below, if anything, as an indented block. In a block of the console, lines after `$ ` are commands,
+with their output below; dots there stand for anything.
 """
 
 import re

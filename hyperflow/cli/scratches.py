@@ -1,4 +1,4 @@
-"""Scratch directories on this machine that killed runs have left: `hyperflow gc` removes them, as the next run would."""
+"""Scratch directories on this machine that killed runs have left; `hyperflow gc` removes them, as the next run does."""
 
 from __future__ import annotations
 

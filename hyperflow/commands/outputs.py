@@ -32,7 +32,7 @@ class Recorder:
 
     def __init__(self) -> None:
         env = environment.current("an array")
-        self._database: Any = env.database
+        self._database = env.database
         self._receivers = env.evaluator.receivers
         self._receivers[OUTPUT] = self._receive
         self._under_way = UnderWay(env.program.log_dir)

@@ -19,11 +19,10 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from hyperflow.errors import FileUnavailable, HyperflowError
+from hyperflow.errors import HyperflowError
 from hyperflow.saying import as_written
 
 T = TypeVar("T")
@@ -97,11 +96,6 @@ class Opened:
         return digest.hexdigest()
 
     @property
-    def size(self) -> int:
-        """Bytes that it had when it was opened."""
-        return self._found.st_size
-
-    @property
     def place(self) -> tuple[int, int]:
         """Our process and the descriptor."""
         return os.getpid(), self.fd
@@ -139,35 +133,9 @@ class Opened:
             self.fd = -1
 
 
-async def opened(path: str, size: int, digest: str, names: Sequence[str] = ()) -> Opened:
-    """Open a file that is to have this size, and this digest; raises Unreadable.
-
-    A size below 0 asks for the manifest of a directory, of all that is in it or of these names.
-    """
-    if size < 0:
-        return await in_thread(lambda: _manifest(path, digest, names), path, float("inf"))
+async def opened(path: str, size: int, digest: str) -> Opened:
+    """Open a file that is to have this size, and this digest; raises Unreadable."""
     return await in_thread(lambda: _open(path, size, digest), path, PATIENCE)
-
-
-def _manifest(path: str, digest: str, names: Sequence[str]) -> Opened:
-    from hyperflow.staging import content  # noqa: PLC0415 (most programs have no directories of files)
-
-    top = Path(path)
-    try:
-        entries, _ = content.look(top, names or None, lambda name, _: content.digest_file(top / name)[0])
-    except FileUnavailable as error:
-        raise Unreadable(errno.ESTALE, str(error)) from None
-    data = content.manifest(entries)
-    if content.digest_of(data) != digest:
-        raise Unreadable(errno.ESTALE, f"what is in the directory {path} has changed since the program first used it")
-    fd = os.memfd_create("manifest")
-    with open(fd, "wb", closefd=False) as file:
-        file.write(data)
-    source = Opened(path, fd, os.fstat(fd))
-    if len(data) <= SMALL:
-        source.data = data
-        source.close()
-    return source
 
 
 def _open(path: str, size: int, digest: str) -> Opened:
@@ -200,8 +168,9 @@ async def compared(source: Opened, digest: str) -> None:
 def _compare(path: str, found: os.stat_result, now: str, digest: str) -> None:
     if now != digest:
         raise Unreadable(
-            errno.ESTALE, f"{path} has changed: {_told(found)}, and its SHA-256 is {now}; it was {digest} when the "
-            "program first used it"
+            errno.ESTALE,
+            f"{path} has changed: {_told(found)}, and its SHA-256 is {now}; it was {digest} when the "
+            "program first used it",
         )
 
 

@@ -18,21 +18,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import json
 import os
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from hyperflow.launcher.peers import Counted, Peers
 from hyperflow.wire import frames, messages, scratch
 from hyperflow.wire.frames import FileHere, Kind
 from hyperflow.wire.messages import Fetched, FileHeld, FileHold, FileOrder, FileReleased
 from hyperflow.wire.numbers import DefinitionNumber, WorkerNumber
-
-if TYPE_CHECKING:
-    import hashlib
 
 MOST_PULLED = 1 << 22
 """Bytes of a file that the head gets at a time, at most."""
@@ -56,7 +51,7 @@ class NodeFile(Counted):
         """Why it cannot be kept here."""
         self.waiting: list[Waiting] = []
         """Who is told when it is here."""
-        self._hash: hashlib._Hash | None = None  # of what has come, if all of it has
+        self._hash: Any = None  # of what has come, if all of it has
 
     @property
     def is_whole(self) -> bool:
@@ -87,7 +82,7 @@ class NodeFile(Counted):
     @property
     def digest(self) -> bytes:
         """SHA-256 of it, if that was computed while it came."""
-        return b"" if self._hash is None else self._hash.digest()
+        return b"" if self._hash is None else bytes(self._hash.digest())
 
 
 class NodeFiles:
@@ -238,15 +233,9 @@ class NodeFiles:
 
 
 def _release(path: str) -> None:
-    """Let the cache remove a file that was kept, when it needs room (staging/shelf.py has its note)."""
-    place, digest = os.path.split(path)
-    with contextlib.suppress(OSError, ValueError):  # it has gone already
-        lock = os.path.join(place, ".locks", digest)
-        with open(lock, "r+b", buffering=0) as note, open(f"{lock}.new", "ab") as making:
-            fcntl.flock(making, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else somebody is about to pin it again
-            size, state, _ = json.loads(note.read())
-            note.seek(0)
-            note.truncate(note.write(json.dumps([size, state, False]).encode()))
+    """Let the cache remove a file that was kept, when it needs room (staging/shelf.py puts this there)."""
+    with contextlib.suppress(OSError):  # it has gone already
+        os.unlink(f"{path}.kept")
 
 
 def _unnamed(size: int) -> int:
@@ -256,7 +245,9 @@ def _unnamed(size: int) -> int:
     place = str(scratch.place)
     room = os.statvfs(place)
     if room.f_bavail * room.f_frsize < size:
-        raise OSError(errno.ENOSPC, f"{size} bytes do not fit into {place}, where {room.f_bavail * room.f_frsize} are free")
+        raise OSError(
+            errno.ENOSPC, f"{size} bytes do not fit into {place}, where {room.f_bavail * room.f_frsize} are free"
+        )
     try:
         return os.open(place, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:

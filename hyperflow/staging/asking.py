@@ -14,7 +14,6 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from hyperflow.errors import FileLost, FileUnavailable, HyperflowError, MisuseError, ScratchFull
@@ -28,7 +27,7 @@ TRIES = 10
 """Requests for one file, where the node has let go of it between the answer and our look at it."""
 
 
-def fetch(digest: str, size: int, source: str, into: Path, *, names: Sequence[str] = ()) -> Path:
+def fetch(digest: str, size: int, source: str, into: Path) -> Path:
     """Get a file that this node does not see; return where it is.
 
     A plain call, also in an async evaluation: it blocks until the file is here. One worker of a node should ask at a
@@ -36,11 +35,10 @@ def fetch(digest: str, size: int, source: str, into: Path, *, names: Sequence[st
 
     Args:
         digest: SHA-256 of its content.
-        size: Bytes; below 0: it is the manifest of a directory (content.py), however long that is.
+        size: Bytes.
         source: Where the head finds it.
         into: The path that it is to have, of which nothing is there yet; or a directory, in which it gets a name that
             is new. It can be written to, and has no name elsewhere.
-        names: Of a directory: the manifest has these alone; none for all.
 
     Raises:
         FileUnavailable: The head cannot read it, it has changed, or what came is wrong at the second try, too.
@@ -54,7 +52,7 @@ def fetch(digest: str, size: int, source: str, into: Path, *, names: Sequence[st
     path = into / f".fetched-{os.getpid()}-{os.urandom(4).hex()}" if into.is_dir() else into
     wrong = ""
     for _ in range(TRIES):
-        body = client.file(digest, size, source, names, wrong)
+        body = client.file(digest, size, source, wrong)
         here = FileHere.of(body)
         if here.error == errno.EAGAIN:
             continue
@@ -77,8 +75,8 @@ def fetch(digest: str, size: int, source: str, into: Path, *, names: Sequence[st
         _remove(path)
         if wrong:
             raise FileUnavailable(
-                f"{source} has come to {worker.worker_info().node} with wrong bytes twice, from {here.text} and from the "
-                f"head: SHA-256 {wrong} and {found}, not {digest}. The memory or the network of one of them is damaged"
+                f"{source} has come to {worker.worker_info().node} with wrong bytes twice, from {here.text} and from "
+                f"the head: SHA-256 {wrong} and {found}, not {digest}. Memory or network of one of them is damaged"
             )
         wrong = found
     raise FileUnavailable(f"{source} was held nowhere for long enough to be copied to {worker.worker_info().node}")

@@ -22,13 +22,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from hyperflow.errors import FileChanged, FileUnavailable, MisuseError, ScratchFull
 from hyperflow.saying import rounded_up
 from hyperflow.staging import asking, content, copying
 from hyperflow.staging.content import Entry
 from hyperflow.staging.copying import Differs, Wanted
-from hyperflow.staging.file import File
 from hyperflow.staging.shelf import Note, Shelf, Taken, Use
 from hyperflow.wire import scratch
 from hyperflow.worker import worker
@@ -42,6 +42,26 @@ _LOOK = 0.05
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+class Known(Protocol):
+    """What a File says of itself."""
+
+    source: str
+    name: str
+    node: str
+    is_dir: bool
+    names: Sequence[str] | None
+
+    @property
+    def digest(self) -> str:
+        """See File; so the others."""
+        ...
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def listing(self) -> tuple[str, int]: ...
+
+
 class NodeCache:
     """Files of this node by digest, in a directory that all workers of a launcher share."""
 
@@ -51,7 +71,7 @@ class NodeCache:
         self._sizes: dict[str, int] = {}
         self._lock = threading.RLock()  # an evaluation may have threads
 
-    def get(self, file: File) -> Path:
+    def get(self, file: Known) -> Path:
         """Return the node's copy of a file, which nobody may change; it stays there until the evaluation ends.
 
         Blocks while it comes. When it has come, a call costs some microseconds; the first one of each evaluation a
@@ -79,7 +99,7 @@ class NodeCache:
         self._keep(wanted.digest, wanted.size, use)
         return there
 
-    def named(self, file: File) -> Path:
+    def named(self, file: Known) -> Path:
         """Do the same, and return it by a name that ends as that of the file: programs look at `.gz`."""
         there = self.get(file)
         try:
@@ -152,8 +172,8 @@ class NodeCache:
         if own + wanted.size > limit:
             besides = f", besides {content.sized(own)} that this evaluation has in use already" if own else ""
             raise self._full(
-                f"{content.sized(wanted.size)} are wanted{besides}, and all files may have {content.sized(limit)} together: "
-                f'more is HYPERFLOW_CACHE={rounded_up(own + wanted.size)}, or cache="..." of run_*'
+                f"{content.sized(wanted.size)} are wanted{besides}, and all files may have {content.sized(limit)} "
+                f'together: more is HYPERFLOW_CACHE={rounded_up(own + wanted.size)}, or cache="..." of run_*'
             )
         until = time.monotonic() + PATIENCE
         while (taken := self.shelf.reserve(use, wanted.digest, Note(wanted.size))) is not None:
@@ -164,8 +184,8 @@ class NodeCache:
     def _told(self, taken: Taken) -> str:
         kept = f", {content.sized(taken.pinned)} are outputs that stay there (keep='node')" if taken.pinned else ""
         return (
-            f"of the {content.sized(self.shelf.limit)} that all files may have together, {content.sized(taken.used)} are in "
-            f"use{kept}: more is HYPERFLOW_CACHE=..., or cache=\"...\" of run_*"
+            f"of the {content.sized(self.shelf.limit)} that all files may have together, {content.sized(taken.used)} "
+            f'are in use{kept}: more is HYPERFLOW_CACHE=..., or cache="..." of run_*'
         )
 
     def _with_room(self, wanted: Wanted, bring: Callable[[], None]) -> None:
@@ -189,7 +209,7 @@ class NodeCache:
     def _full(self, why: str, free: int = -1) -> ScratchFull:
         return ScratchFull(_node(), str(self.shelf.place.parent), why, free)
 
-    def _bring(self, file: File, wanted: Wanted, part: Path) -> None:
+    def _bring(self, file: Known, wanted: Wanted, part: Path) -> None:
         """Copy a file from where it is seen, or have it sent."""
         differs = ""
         if not file.node:
@@ -207,14 +227,14 @@ class NodeCache:
         except (FileUnavailable, MisuseError) as error:
             if differs and not isinstance(error, FileChanged):
                 raise FileChanged(
-                    f"{file} is another one on {_node()}, or has changed: when the program first "
-                    f"used it, it had {content.sized(wanted.size)}, sha256 {wanted.digest[:12]}; here it has {differs}. "
+                    f"{file} is another one on {_node()}, or has changed: when the program first used it, it had "
+                    f"{content.sized(wanted.size)}, sha256 {wanted.digest[:12]}; here it has {differs}. "
                     f"And it cannot be sent: {error}"
                 ) from error
             raise
 
 
-def _fetch(file: File, wanted: Wanted, part: Path) -> None:
+def _fetch(file: Known, wanted: Wanted, part: Path) -> None:
     """Have a file, or a directory file by file, come from elsewhere."""
     scratch.remove(part)
     if not wanted.is_dir:
@@ -223,7 +243,13 @@ def _fetch(file: File, wanted: Wanted, part: Path) -> None:
         return
     listed = part.with_name(f"{part.name}-list")
     try:
-        _fetch_file(wanted.digest, MANIFEST_SIZE, file.source, listed, wanted.names or ())
+        source, size = file.listing
+        if not source:
+            raise FileUnavailable(
+                f"{file} is a directory that this node does not see, and was not sent from a run: give it as an "
+                "argument to the evaluation, from the job"
+            )
+        _fetch_file(wanted.digest, size, source, listed)
         entries = content.entries_of(listed.read_bytes())
     finally:
         scratch.remove(listed)
@@ -234,8 +260,8 @@ def _fetch(file: File, wanted: Wanted, part: Path) -> None:
     copying.build(entries, part, fetch)
 
 
-def _fetch_file(digest: str, size: int, source: str, to: Path, names: Sequence[str] = ()) -> None:
-    came = asking.fetch(digest, size, source, to.parent, names=names)
+def _fetch_file(digest: str, size: int, source: str, to: Path) -> None:
+    came = asking.fetch(digest, size, source, to.parent)
     wanted = Wanted(digest, came.stat().st_size, is_dir=False)
     try:
         os.rename(came, to)
@@ -305,5 +331,3 @@ def node_cache() -> NodeCache:
     if _cache is None or _cache.shelf.place != place:  # a worker may be the head of a run of its own
         _cache = NodeCache(place, scratch.cache_limit)
     return _cache
-
-

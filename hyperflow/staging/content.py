@@ -16,9 +16,9 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
-from hyperflow.errors import FileUnavailable
+from hyperflow.errors import FileChanged, FileUnavailable
 from hyperflow.files import opened
 from hyperflow.saying import as_written
 
@@ -78,6 +78,7 @@ def _check_name(entry: Entry) -> None:
 
 
 def digest_of(data: bytes) -> str:
+    """Return the digest of some bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -90,11 +91,9 @@ def digest_file(path: str | os.PathLike[str]) -> tuple[str, State]:
     """
     with opened(path) as file:
         before = State.of(os.fstat(file.fileno()))
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(cast("BinaryIO", file), "sha256").hexdigest()  # type: ignore[arg-type]
         after = State.of(os.fstat(file.fileno()))
     if before != after:
-        from hyperflow.errors import FileChanged  # noqa: PLC0415
-
         raise FileChanged(f"{os.fspath(path)} changes while it is read: {in_words(before)} before, {in_words(after)}")
     return digest, after
 

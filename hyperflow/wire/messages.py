@@ -270,9 +270,8 @@ class FileWanted(NamedTuple):
     task: TaskNumber
     serial: int  # as the worker counts its requests
     digest: str  # SHA-256
-    size: int  # below 0: it is the list of what is in a directory
+    size: int
     source: str  # where the head finds it
-    names: tuple[str, ...]  # of a directory: the list has these alone; none for all
     wrong: str  # what came at the first try had this digest; then the head sends it itself. "" at the first try
 
 

@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 
 from hyperflow.errors import ConfigurationError, Deadlock, HyperflowError, MisuseError
@@ -160,13 +160,13 @@ class LockClient:
             raise HyperflowError(self._slot.refusal)
         return self._slot.path
 
-    def file(self, digest: str, size: int, source: str, names: Sequence[str] = (), wrong: str = "") -> memoryview:
+    def file(self, digest: str, size: int, source: str, wrong: str = "") -> memoryview:
         """Ask for a file; return the body of the answer to that (frames.FileHere)."""
         self.check("a file that this node does not see is asked for", "call File.path() before these start")
         self._serial += 1
         serial = self._serial
         self._files.clear()
-        self._launcher.sendall(messages.framed(FileWanted(self.task, serial, digest, size, source, tuple(names), wrong)))
+        self._launcher.sendall(messages.framed(FileWanted(self.task, serial, digest, size, source, wrong)))
         while not (found := [body for body in self._files if frames.NUMBER.unpack_from(body) == (serial,)]):
             self._files.clear()  # answers to a request that a signal has ended
             self._feed(self._launcher.recv(frames.CHUNK))

@@ -31,7 +31,9 @@ def test_records_come_back() -> None:
         TaskRecord.of('{"what": 1}')
 
 
-@pytest.mark.parametrize("data", [b"", b"text\n", "äöü€😀".encode(), b"\xff\0\xfe", bytes(range(256)), "€".encode()[:2]])
+@pytest.mark.parametrize(
+    "data", [b"", b"text\n", "äöü€😀".encode(), b"\xff\0\xfe", bytes(range(256)), "€".encode()[:2]]
+)
 def test_pieces_come_back(data: bytes) -> None:
     """Bytes of any kind."""
     assert piece_of(piece_text(data)) == data

@@ -23,12 +23,19 @@ def test_what_is_recorded_of_a_task(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"read\n")
     home, records = run(
         tmp_path,
-        Small(["/bin/sh", "-c", 'cat; pwd; echo "$X"; echo wrong >&2'], str(tmp_path), {"X": "ä"}, str(tmp_path / "in")),
+        Small(
+            ["/bin/sh", "-c", 'cat; pwd; echo "$X"; echo wrong >&2'], str(tmp_path), {"X": "ä"}, str(tmp_path / "in")
+        ),
         shell("echo no >&2; exit 3"),
         shell("kill -9 $$"),
         Small(["sleep", "0"]),
     )
-    assert [(each.state, each.exit_code) for each in records] == [("done", 0), ("failed", 3), ("failed", -9), ("done", 0)]
+    assert [(each.state, each.exit_code) for each in records] == [
+        ("done", 0),
+        ("failed", 3),
+        ("failed", -9),
+        ("done", 0),
+    ]
     assert written(home, 1) == f"read\n{tmp_path}\nä\n".encode()
     assert written(home, 1, "err") == b"wrong\n"
     assert (records[0].out, records[0].err, records[0].tries) == (len(written(home, 1)), 6, 1)

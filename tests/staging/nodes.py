@@ -43,13 +43,12 @@ class Apart:
 
 @contextlib.asynccontextmanager
 async def nodes(
-    place: Path, patch: pytest.MonkeyPatch, count: int = 2, *, before: str = "", **settings: Any
+    place: Path, patch: pytest.MonkeyPatch, count: int = 2, *, cpus: int = 1, before: str = "", **settings: Any
 ) -> AsyncIterator[hf.JobEnv]:
-    """Open a job on so many nodes of one CPU each, n0, n1, ..."""
+    """Open a job on so many nodes of some CPUs each, n0, n1, ..."""
     patch.setattr(link, "is_shared", lambda offer: False)
-    plans = [
-        NodePlan(Apart(f"n{number}", place / f"scratch-{number}", before), 1, shared=True) for number in range(count)
-    ]
+    apart = [Apart(f"n{number}", place / f"scratch-{number}", before) for number in range(count)]
+    plans = [NodePlan(each, cpus, shared=True) for each in apart]
     program = hf.ProgramInfo.new(place / "run")
     async with open_job(plans, program, settings=Settings(**settings), preload=[]) as env:
         yield env

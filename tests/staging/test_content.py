@@ -36,8 +36,8 @@ def test_only_content_counts(tmp_path: Path) -> None:
     for change in (
         lambda: (other / "a/b/x.txt").rename(other / "a/b/y.txt"),
         lambda: (other / "run.sh").chmod(0o700),
-        lambda: (other / "empty").rmdir(),
-        lambda: (other / "new").mkdir(),
+        (other / "empty").rmdir,
+        (other / "new").mkdir,
     ):
         seen = hf.File(other).digest
         change()
@@ -71,7 +71,7 @@ def test_links_that_lead_out(tmp_path: Path, target: str) -> None:
     (tmp_path / "top/a").mkdir(parents=True)
     (tmp_path / "top/link").symlink_to(target)
 
-    with pytest.raises(hf.FileUnavailable, match="leads out of .*Put a copy in its place"):
+    with pytest.raises(hf.FileUnavailable, match=r"leads out of .*Put a copy in its place"):
         _ = hf.File(tmp_path / "top").digest
 
 

@@ -120,7 +120,7 @@ async def test_memoized(tmp_path: Path) -> None:
         path = path.rename(tmp_path / "y")
         size, file = await length(hf.File(path))
         assert (size, file, file.source, calls) == (3, hf.File(path), str(tmp_path / "x"), ["x"])
-        path.write_text("abd")
+        path.write_text("xyz")
         await length(hf.File(path))
         assert calls == ["x", "y"]
 
@@ -142,7 +142,7 @@ def settled(path: Path, size: int) -> Path:
 
 
 def test_the_book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A digest in the book is not computed again, unless something may have changed since; a young file is not in it."""
+    """A digest in the book is not computed again unless something may have changed; a young file is not in it."""
     read: list[str] = []
     digest_file = digests.content.digest_file
     monkeypatch.setattr(digests.content, "digest_file", lambda path: (read.append(str(path)), digest_file(path))[1])
@@ -164,7 +164,7 @@ def test_the_book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_damaged_book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A book that is damaged is thrown away; a row that is, is not believed; one that cannot be written is done without."""
+    """A damaged book is thrown away; a damaged row is not believed; where there can be no book, files are read."""
     monkeypatch.setattr(digests, "YOUNG", -1)
     path = settled(tmp_path / "x", digests.WORTH)
     digest = hf.File(path).digest

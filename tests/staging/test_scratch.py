@@ -152,7 +152,9 @@ async def test_no_scratch(tmp_path: Path, place: str) -> None:
     file = hf.File(tmp_path / "file")
     async with local(1, scratch=str(tmp_path / place)):
         assert await hf.remote_eval(nothing) == 1
-        with pytest.raises(hf.FileUnavailable, match=r"there can be no scratch directory in .*HYPERFLOW_SCRATCH=/local"):
+        with pytest.raises(
+            hf.FileUnavailable, match=r"there can be no scratch directory in .*HYPERFLOW_SCRATCH=/local"
+        ):
             await hf.remote_eval(plain)
         with pytest.raises(hf.FileUnavailable, match="HYPERFLOW_SCRATCH=/local"):
             await hf.remote_eval(read, file)
@@ -166,7 +168,7 @@ async def test_another_users_place(tmp_path: Path) -> None:
         if not place.is_symlink():
             place.chmod(0o777)
         async with local(1, scratch=str(tmp_path)):
-            with pytest.raises(hf.FileUnavailable, match="can be written by others|symbolic link|Not a directory"):
+            with pytest.raises(hf.FileUnavailable, match=r"can be written by others|symbolic link|Not a directory"):
                 await hf.remote_eval(plain)
         place.unlink() if place.is_symlink() else shutil.rmtree(place)
 

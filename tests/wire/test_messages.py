@@ -64,7 +64,7 @@ EXAMPLES: list[Message] = [
     Listening(("10.0.0.1", "fd00::1"), 40000),
     Fetch(7, 1 << 40, "abcd", ("10.0.0.1",), 40000),
     Fetched(7, "nobody answers"),
-    FileWanted(TaskNumber(7), 1, "abcd", 1 << 40, "/tmp/\u00e9", ("a", "b"), ""),
+    FileWanted(TaskNumber(7), 1, "abcd", 1 << 40, "/tmp/\u00e9", ""),
     FileOrder(7, 1 << 40, 1, known=True, before="node2"),
     FileHold(7, "/tmp/files/abcd", 1 << 40),
     FileHeld(7, 17, 5, ""),
