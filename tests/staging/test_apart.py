@@ -22,9 +22,7 @@ def sees(path: str) -> bool:
 
 
 @pytest.mark.parametrize("setting", ["auto", "off"])
-async def test_inputs_come_and_outputs_go_home(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
-) -> None:
+async def test_inputs_come_and_outputs_go_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
     """A file and a directory are where the command wants them; what it makes comes home, or stays for the next one."""
     home = tmp_path / "home"
     (home / "many" / "deep").mkdir(parents=True)
