@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -20,7 +20,7 @@ from hyperflow.cli.array_runs import ArrayRun
 from hyperflow.cli.output import output
 from hyperflow.cli.waiting import wait
 from hyperflow.commands import sources
-from hyperflow.commands.history import History, Stands
+from hyperflow.commands.history import STATES, History, Stands
 from hyperflow.commands.records import State, TaskRecord
 from hyperflow.commands.spec import ArraySpec
 from hyperflow.console.table import width_of
@@ -40,8 +40,9 @@ COMMAND = 60
 
 def add_to(app: App) -> None:
     """Add the commands of this module and its neighbours."""
-    for command in (tasks, output, wait):
-        app.command(answering(command))
+    app.command(answering(tasks))
+    app.command(answering(output))
+    app.command(answering(wait))
 
 
 def tasks(
@@ -87,12 +88,12 @@ def tasks(
 
 
 def _state(word: str | None) -> State | None:
-    for known in get_args(State):
+    for known in STATES:
         if known == word:
             return known
     if word is None:
         return None
-    raise ConfigurationError(f"--state {word}: a state is one of {', '.join(get_args(State))}")
+    raise ConfigurationError(f"--state {word}: a state is one of {', '.join(STATES)}")
 
 
 def counts_in_words(known: History) -> str:

@@ -106,8 +106,8 @@ def _told(run: Run) -> int:
         print(f"hyperflow: {printable(str(error))}", file=sys.stderr)
         return 1
     if spec is None:
-        error = run.record.error if run.record is not None else ""
-        print(f"{run.name}: {state}" + (f": {printable(error)}" if error else ""), file=sys.stderr)
+        said = run.record.error if run.record is not None else ""
+        print(f"{run.name}: {state}" + (f": {printable(said)}" if said else ""), file=sys.stderr)
         return 0 if state is State.FINISHED else 1
     with sources.opened(run.home) as opened:
         tasks = History(opened, spec.count, {})

@@ -43,7 +43,7 @@ class Known(Mapping[tuple[int, str], TaskRecord]):
     def __getitem__(self, key: tuple[int, str]) -> TaskRecord:
         number, name = key
         start = self._starts[number] if 0 <= number < len(self._starts) else 0
-        if not start or self._text[start + 4 : start + 12] != _digest(name):
+        if not start or not self._text.startswith(_digest(name), start + 4):
             raise KeyError(key)
         size = int.from_bytes(self._text[start : start + 4], sys.byteorder)
         return TaskRecord.of(self._text[start + 12 : start + 12 + size].decode())
@@ -51,7 +51,7 @@ class Known(Mapping[tuple[int, str], TaskRecord]):
     def is_done(self, number: int, key: str) -> bool:
         """Whether a task is done: quicker than to make its record."""
         start = self._starts[number] if 0 <= number < len(self._starts) else 0
-        if not start or self._text[start + 4 : start + 12] != _digest(key):
+        if not start or not self._text.startswith(_digest(key), start + 4):
             return False
         return self._text.startswith(b'{"state":"done"', start + 12)
 

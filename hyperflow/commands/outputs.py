@@ -63,16 +63,19 @@ class Recorder:
             DatabaseError: When it is awaited: it cannot be recorded.
         """
         last = self._under_way.ended(number)
-        if isinstance(done, BaseException):
-            how = done.done if isinstance(done, TaskFailed) else None
-            record = _failed(done, how, state) if how is not None else _lost(done, last, state)
+        how: TaskDone | None
+        if isinstance(done, TaskFailed):
+            how = done.done
+            record = _failed(done, state)
+        elif isinstance(done, BaseException):
+            how, record = None, _lost(done, last, state)
         else:
             how, record = done, _record_of(done, state or ("failed" if done.exit_code else "done"), "")
         if how is not None:
             if how.out:
-                self._add(OUTPUT, piece_key(number, how.token, "out", how.out_posted), piece_text(how.out))
+                self._entries.append((OUTPUT, piece_key(number, how.token, "out", how.out_posted), piece_text(how.out)))
             if how.err:
-                self._add(OUTPUT, piece_key(number, how.token, "err", how.err_posted), piece_text(how.err))
+                self._entries.append((OUTPUT, piece_key(number, how.token, "err", how.err_posted), piece_text(how.err)))
         return Recorded(self._add(TASKS, task_key(number, key), record.text()), record)
 
     async def close(self) -> None:
@@ -160,7 +163,8 @@ def _record_of(done: TaskDone, state: State, error: str) -> TaskRecord:
     )  # fmt: skip
 
 
-def _failed(error: TaskFailed, done: TaskDone, state: State | None) -> TaskRecord:
+def _failed(error: TaskFailed, state: State | None) -> TaskRecord:
+    done = error.done
     lines = done.err.decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return _record_of(done, state or "failed", (last or error.how)[:LONGEST_ERROR])

@@ -71,7 +71,7 @@ class UnderWay:
             while self._changed:
                 self._changed = False
                 began = time.monotonic()
-                told = {
+                told: dict[str, list[object]] = {
                     str(number): [posted.node, self._since[number], posted.attempt, posted.token]
                     for number, posted in sorted(self._running.items())
                 }

@@ -75,7 +75,7 @@ def test_a_million_are_known_in_little_memory() -> None:
 
 
 def _post(name: str, content: object) -> None:
-    from hyperflow.worker import worker  # noqa: PLC0415 (as a function on a worker has it)
+    from hyperflow.worker import worker
 
     worker.post(name, content)
 
@@ -108,7 +108,7 @@ def test_posts_of_several_tries(tmp_path: Path, dies: bool) -> None:
     @hf.job
     async def job() -> list[tuple[int, int]]:
         heard: list[tuple[int, int]] = []
-        from hyperflow import environment  # noqa: PLC0415
+        from hyperflow import environment
 
         environment.current().evaluator.receivers["heard"] = heard.append
         flow = hf.remote_eval(_say_and_die, 100) if dies else hf.remote_eval(_say_and_fail, 100, tmp_path)
@@ -135,7 +135,7 @@ def test_a_slow_receiver_bounds_memory() -> None:
 
     @hf.job
     async def job() -> tuple[int, int]:
-        from hyperflow import environment  # noqa: PLC0415
+        from hyperflow import environment
 
         loop = asyncio.get_running_loop()
         waiting = most = count = 0
@@ -175,7 +175,7 @@ def test_posts_of_a_cancelled_evaluation_end() -> None:
 
     @hf.job
     async def job() -> tuple[list[int], int]:
-        from hyperflow import environment  # noqa: PLC0415
+        from hyperflow import environment
 
         heard: list[int] = []
         enough = asyncio.Event()
