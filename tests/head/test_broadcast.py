@@ -98,6 +98,21 @@ class Net:
             self.hear()
 
 
+class _Kept:
+    """What a node has, and the head can pass on."""
+
+    is_file = True
+    size = len(DATA)
+    digest = hashlib.sha256(DATA).hexdigest()
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+
+    def send(self, link: Any, number: DefinitionNumber) -> None:
+        """Send it from the head."""
+        link.write_block(number, self.net.block)
+
+
 @pytest.fixture
 def net() -> Iterator[Net]:
     """Give a test nodes."""
@@ -166,6 +181,17 @@ def test_nodes_without_an_address(net: Net) -> None:
     net.add(*(f"n{at}" for at in range(6)))
     net.hear()
     assert net.sent == 6
+
+
+def test_a_second_block_without_an_address(net: Net) -> None:
+    """Nobody is sent to a node of which it is known already that others cannot find it."""
+    net.reachable = False
+    net.add("a", "b", "c")
+    net.settle()
+    second = DefinitionNumber(8)
+    net.broadcast.has("a", second, _Kept(net))
+    net.broadcast.spread("b", second, _Kept(net))
+    assert net.nodes["b"].blocks == 2
 
 
 def test_who_shares_memory(net: Net) -> None:
