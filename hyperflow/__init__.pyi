@@ -39,6 +39,7 @@ from hyperflow.errors import Deadlock as Deadlock
 from hyperflow.errors import EnvironmentClosed as EnvironmentClosed
 from hyperflow.errors import EvaluationExited as EvaluationExited
 from hyperflow.errors import FileChanged as FileChanged
+from hyperflow.errors import FileLost as FileLost
 from hyperflow.errors import FileMissing as FileMissing
 from hyperflow.errors import FileUnavailable as FileUnavailable
 from hyperflow.errors import FlowNeverAwaited as FlowNeverAwaited

@@ -275,7 +275,7 @@ def _node_routes(engine: Engine) -> Callable[[], list[web.RouteDef]]:
 
 
 @asynccontextmanager
-async def open_local_job(
+async def open_local_job(  # noqa: PLR0913 (all of them are told apart by name)
     *,
     cpus: int | None = None,
     gpus: Sequence[str] | None = None,

@@ -171,6 +171,8 @@ async def start_local(
     preload: Sequence[str] = (),
     echo: bool = False,
     progress: bool = True,
+    scratch: str | None = None,
+    cache: int | str | None = None,
 ) -> JobEnv:
     """Open an environment on this machine that stays: `env = await start_local(cpus=4)` in a cell of a notebook.
 
@@ -186,5 +188,7 @@ async def start_local(
             preload=preload,
             echo=echo,
             progress=progress,
+            scratch=scratch,
+            cache=cache,
         )
     )

@@ -1,8 +1,8 @@
 """The pages of docs/ that a newcomer follows: their files, commands and cells, taken out of the text.
 
-A block of Python that begins with `# NAME.py` is a file; others are cells of a notebook, with what they show below, if
-anything, as an indented block. In a block of the console, lines after `$ ` are commands, with their output below; dots
-there stand for anything.
+A block of Python, of the shell or of TOML that begins with `# NAME` is a file; other Python is a cell of a notebook,
+with what it shows below, if anything, as an indented block. In a block of the console, lines after `$ ` are commands,
+with their output below; dots there stand for anything.
 """
 
 import re
@@ -13,8 +13,8 @@ import attrs
 
 from tests.imports import TOP
 
-_BLOCK = re.compile(r"^```(python|console)\n(.*?)^```\n(?:\n((?: {4}[^\n]*\n)+))?", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"# (\w+\.py)\n")
+_BLOCK = re.compile(r"^```(python|console|sh|toml)\n(.*?)^```\n(?:\n((?: {4}[^\n]*\n)+))?", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"(?:#!.*\n)?# ([\w.]+)\n")
 
 
 @attrs.frozen
@@ -29,7 +29,7 @@ class Block:
 def blocks(page: str) -> Iterator[Block]:
     """Give the blocks of a page in their order."""
     for language, text, below in _BLOCK.findall((TOP / "docs" / page).read_text()):
-        if language == "python":
+        if language != "console":
             name = _FILE.match(text)
             shows = below.replace("    ", "").strip()
             yield Block("file", text, name[1]) if name else Block("cell", text, shows)
@@ -47,5 +47,8 @@ def matches(output: str, expected: str) -> bool:
 
 
 def write(block: Block, directory: Path) -> None:
-    """Write a file."""
-    (directory / block.about).write_text(block.text)
+    """Write a file; one that says what runs it can be run."""
+    path = directory / block.about
+    path.write_text(block.text)
+    if block.text.startswith("#!"):
+        path.chmod(0o755)

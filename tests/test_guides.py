@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("page", ["executors.md", "resources.md", "results.md"])
+@pytest.mark.parametrize("page", ["arrays.md", "executors.md", "files.md", "resources.md", "results.md"])
 def test_files_and_commands(page: str, tmp_path: Path) -> None:
     """Each file is written, each command is typed, in a directory that was empty."""
     for name in ("joblib", "scipy", "pandas"):

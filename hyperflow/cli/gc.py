@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hyperflow.cli import heads, output_parts, space
+from hyperflow.cli import heads, output_parts, scratches, space
 from hyperflow.cli.answers import BASE_DIR, REFUSED, BaseDir, Json, Which, answering
 from hyperflow.cli.space import Finding
 from hyperflow.console.table import plain_table, print_note, print_table
@@ -40,6 +40,8 @@ def gc(
 ) -> int:
     """Show what takes space: runs, old versions' results, work directories, leftovers; --delete removes what can go.
 
+    Scratch directories that killed runs have left on this machine are looked for, too, whatever their age.
+
     What runs stays, and so does what the results of another run need. Results of a version of a memoized function can
     go when another version has recorded since. Without RUN, all of the base directory is looked at.
 
@@ -54,12 +56,14 @@ def gc(
         base_dir = only.parent
     parts = output_parts.find(base_dir, before, only)
     here = space.find(base_dir, before, only)
-    found = [*here, *parts]
+    stale = scratches.find() if only is None else []
+    found = [*here, *parts, *stale]
     can_go = sum(one.size for one in found if not one.kept)
     freed, failures = 0, list[str]()
     if delete:
         removed = output_parts.remove(parts), space.remove(base_dir, here)
         freed, failures = sum(size for size, _ in removed), [each for _, some in removed for each in some]
+        freed += scratches.remove(stale)
     if as_json:
         rows = [
             {

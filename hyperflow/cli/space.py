@@ -4,8 +4,8 @@ Guarantees:
 - Nothing of a run goes while anything of it runs, or may run: its master, the owner of its database, the head of a job,
   a job that Slurm still knows. That is looked at again when the run's locks are held.
 - A run stays while the results of one that stays name its work directories, or a program uses its database.
-- What goes here is reached through descriptors, name by name; no symbolic link is followed, so nothing outside of the base
-  directory goes.
+- What goes is reached through descriptors, name by name; no symbolic link is followed, so nothing outside of the base
+  directory goes. (Of parts of outputs, which are elsewhere, see output_parts.py.)
 - A run goes in one step, by its name; a `hyperflow gc` that is killed leaves a rest that the next one removes.
 """
 
@@ -154,6 +154,7 @@ def _head_at_work(home: Path) -> str:
 
 
 def young(newest: float, before: float) -> str:
+    """Say why something stays that was written lately; "" if it was not."""
     return "" if newest < before else "it is not old enough (--older-than)"
 
 

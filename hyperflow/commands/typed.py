@@ -102,7 +102,7 @@ class Placed:
     ] = None
     on_error: Annotated[
         str, Parameter(help="With --jobs or --nodes, about a Slurm job that fails: hold, raise, retry:N.")
-    ] = "hold"
+    ] = "retry:3"
     progress: Annotated[bool, Parameter(parse=False)] = True
 
     def way(self, resources: Resources, cpus: int) -> Way:

@@ -29,5 +29,5 @@ class Way:
     pool: str = ""
     allocations: int = 0
     sbatch: Mapping[str, Any] = attrs.field(factory=dict)
-    on_error: str = "hold"
+    on_error: str = "retry:3"
     progress: bool = True

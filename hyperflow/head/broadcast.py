@@ -17,7 +17,7 @@ import hashlib
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Protocol
 
 from hyperflow.head.link import Link
@@ -105,10 +105,12 @@ class _Spread:
         self.tries: dict[str, int] = {}
         self.sure: set[str] = set()  # nodes that have all of it, or get it from the head
 
-    def place(self, child: str) -> str | None:
-        """Take a place for a child at one that does not wait for it."""
+    def place(self, child: str, hidden: Container[str]) -> str | None:
+        """Take a place for a child at one that does not wait for it, and is not hidden from others."""
         for at, node in enumerate(self.places):
-            if node != child and (node in self.sure or self.begun[node] < self.begun[child]):
+            if node == child or node in hidden:
+                continue
+            if node in self.sure or self.begun[node] < self.begun[child]:
                 del self.places[at]
                 return node
         return None
@@ -135,6 +137,7 @@ class Broadcast:
         self._told: set[str] = set()  # nodes that know the secret
         self._asked: set[str] = set()  # nodes that are to say where they listen
         self._listening: dict[str, Listening] = {}
+        self._hidden: set[str] = set()  # nodes that others cannot find
         self._failures = 0
         self._succeeded = False
 
@@ -182,7 +185,7 @@ class Broadcast:
         """Have a node fetch a block from another one, or send it."""
         parent = None
         if self.enabled and spread.tries.get(node, 0) < TRIES:
-            parent = spread.place(node)
+            parent = spread.place(node, self._hidden)
         if parent is None:
             self._send(spread, node)
             return
@@ -211,9 +214,11 @@ class Broadcast:
             return
         if kind == Kind.LISTENING:
             where = self._listening[node] = messages.read(Listening, body)
+            if not where.port or not where.hosts:
+                self._hidden.add(node)
             for spread in list(self._spreads.values()):
                 for child in [child for child, parent in spread.parents.items() if parent == node]:
-                    if where.port and where.hosts:
+                    if node not in self._hidden:
                         self._links[child].write([messages.framed(spread.order(where.hosts, where.port))])
                     else:
                         self._failed(spread, child, "its parent has no address that is known")
@@ -252,6 +257,7 @@ class Broadcast:
         """A node has gone: those that were getting something from it get it from another one."""
         self._told.discard(node)
         self._asked.discard(node)
+        self._hidden.discard(node)
         self._listening.pop(node, None)
         for spread in list(self._spreads.values()):
             self._leave(spread, node)

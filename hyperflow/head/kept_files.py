@@ -51,7 +51,7 @@ class KeptFiles:
 
     def _of(self, digest: str) -> _Kept:
         if digest not in self._kept:
-            self._kept[digest] = self._released.pop(digest, None) or _Kept()
+            self._kept[digest] = self._released.pop(digest) if digest in self._released else _Kept()
         return self._kept[digest]
 
     def used(self, digest: str) -> None:

@@ -22,17 +22,16 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-import attrs
-
 from hyperflow.head.broadcast import Broadcast
-from hyperflow.head.file_sources import PATIENCE, Opened, Source, Unreadable, compared, opened
+from hyperflow.head.file_sources import PATIENCE, Opened, Unreadable, compared, opened
 from hyperflow.head.kept_files import KeptFiles, Pulled
 from hyperflow.head.later import Later
 from hyperflow.head.link import Link
+from hyperflow.head.node_file import NodeFile
 from hyperflow.head.pump import Pump
 from hyperflow.scheduling.state import Worker
 from hyperflow.wire import frames, messages
-from hyperflow.wire.frames import Kind
+from hyperflow.wire.frames import FileHere, Kind
 from hyperflow.wire.messages import FileHeld, FileHold, FileOrder, FileWanted
 from hyperflow.wire.numbers import DefinitionNumber, WorkerNumber
 
@@ -51,47 +50,6 @@ LOOK = 1.0
 """Seconds between looks at what nobody needs."""
 
 
-@attrs.define(eq=False)
-class _File:
-    """One content on its way."""
-
-    number: DefinitionNumber
-    digest: str
-    size: int
-    ready: asyncio.Future[None]
-    alone: bool = False
-    """It goes to one node, from here."""
-    is_file: bool = True
-    opened: Source | None = None
-    place: tuple[int, int] | None = None
-    """The process and descriptor that hold it on this machine."""
-    holder: str = ""
-    """The node that has kept it."""
-    pump: Callable[[Link, _File], object] = attrs.field(default=lambda link, file: None)
-    coming: int = 0
-    """Requests that wait for it to be opened."""
-    waiting: dict[str, list[tuple[WorkerNumber, int]]] = attrs.field(factory=dict[str, list[tuple[WorkerNumber, int]]])
-    """Workers, by node, that have not got it, with the numbers of their requests."""
-    given: set[str] = attrs.field(factory=set[str])
-    """Nodes to which it is on its way, or where it is."""
-    idle: float = 0.0
-    """Since when nobody waits."""
-
-    @property
-    def source(self) -> Source:
-        assert self.opened is not None, self.digest
-        return self.opened
-
-    @property
-    def in_use(self) -> bool:
-        return bool(self.coming or self.waiting)
-
-    def send(self, link: Link, number: DefinitionNumber) -> None:
-        """Begin to send it to a node from here."""
-        del number
-        self.pump(link, self)
-
-
 class NodeFiles:
     """All files on their way."""
 
@@ -102,8 +60,8 @@ class NodeFiles:
         self._links = links
         self._broadcast = broadcast
         self._next_number = next_number
-        self._files: dict[DefinitionNumber, _File] = {}
-        self._by_digest: dict[str, _File] = {}
+        self._files: dict[DefinitionNumber, NodeFile] = {}
+        self._by_digest: dict[str, NodeFile] = {}
         self._pumps: dict[str, Pump] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._held: dict[DefinitionNumber, asyncio.Future[FileHeld]] = {}
@@ -121,14 +79,14 @@ class NodeFiles:
         try:
             file = await (self._get_again(wanted) if wanted.wrong else self._get(wanted))
         except Unreadable as error:
-            self._write(worker.node, frames.file_refused(worker.number, wanted.serial, error.number, error.why))
+            self._refuse(worker.node, worker.number, wanted.serial, error)
             return
         file.coming -= 1
         if worker.node in self._links:
             self._give(file, worker, wanted)
         self._look_at(file)
 
-    async def _get(self, wanted: FileWanted) -> _File:
+    async def _get(self, wanted: FileWanted) -> NodeFile:
         """Return the content that is wanted, for a request that counts as coming."""
         while (file := self._by_digest.get(wanted.digest)) is None and len(self._files) >= MOST_OPEN:
             await self._until_room()
@@ -143,7 +101,7 @@ class NodeFiles:
         file = self._by_digest[wanted.digest] = self._new(wanted)
         return await self._open(file, wanted)
 
-    async def _get_again(self, wanted: FileWanted) -> _File:
+    async def _get_again(self, wanted: FileWanted) -> NodeFile:
         """Return it for one that has got something else the first time, straight from where it is."""
         file = self._new(wanted)
         file.alone = True
@@ -158,14 +116,14 @@ class NodeFiles:
                 raise
         return file
 
-    def _new(self, wanted: FileWanted) -> _File:
+    def _new(self, wanted: FileWanted) -> NodeFile:
         number, ready = self._next_number(), asyncio.get_running_loop().create_future()
-        file = _File(number, wanted.digest, wanted.size, ready, pump=self._pump)
+        file = NodeFile(number, wanted.digest, wanted.size, ready, pump=self._pump)
         self._files[number] = file
         file.coming = 1
         return file
 
-    async def _open(self, file: _File, wanted: FileWanted) -> _File:
+    async def _open(self, file: NodeFile, wanted: FileWanted) -> NodeFile:
         try:
             holder = self.kept.holder(wanted.digest, wanted.source)
             if holder is not None:
@@ -184,7 +142,7 @@ class NodeFiles:
         file.ready.set_result(None)
         return file
 
-    async def _open_kept(self, file: _File, node: str, path: str) -> None:
+    async def _open_kept(self, file: NodeFile, node: str, path: str) -> None:
         """Have the node that has kept a file hold it for others."""
         held = self._held[file.number] = asyncio.get_running_loop().create_future()
         file.holder = node
@@ -211,15 +169,15 @@ class NodeFiles:
 
     # ---- to the nodes -----------------------------------------------------------------------------------------------
 
-    def _give(self, file: _File, worker: Worker, wanted: FileWanted) -> None:
+    def _give(self, file: NodeFile, worker: Worker, wanted: FileWanted) -> None:
         """Have a worker get a content, which is open."""
         link, node, serial = self._links[worker.node], worker.node, wanted.serial
         before = self._came_from(wanted, node) if wanted.wrong else ""
         if isinstance(file.opened, Opened) and file.opened.data is not None:
-            link.write([frames.file_here(worker.number, serial, 0, -1, before, file.opened.data)])
+            link.write([FileHere(serial, text=before, content=file.opened.data).framed(worker.number)])
             return
         if link.shares_memory and file.place is not None:
-            link.write([frames.file_here(worker.number, serial, *file.place, before)])
+            link.write([FileHere(serial, *file.place, text=before).framed(worker.number)])
             return
         known = node in file.given
         link.write([messages.framed(FileOrder(file.number, file.size, serial, known, before), worker.number)])
@@ -236,7 +194,7 @@ class NodeFiles:
         parent = self._broadcast.source_of(node, shared.number) if shared is not None else ""
         return parent or "the head"
 
-    def _pump(self, link: Link, file: _File) -> None:
+    def _pump(self, link: Link, file: NodeFile) -> None:
         pump = self._pumps.get(link.node)
         if pump is None:
             pump = self._pumps[link.node] = Pump(link, self._broken)
@@ -246,12 +204,12 @@ class NodeFiles:
         if (file := self._files.get(number)) is not None:
             self._break(file, error)
 
-    def _break(self, file: _File, error: Unreadable) -> None:
+    def _break(self, file: NodeFile, error: Unreadable) -> None:
         """A content cannot be had any more: tell all who wait."""
         logger.info("a file of %s bytes cannot be sent on: %s", file.size, error.why)
         for node, waiting in file.waiting.items():
             for worker, serial in waiting:
-                self._write(node, frames.file_refused(worker, serial, error.number, error.why))
+                self._refuse(node, worker, serial, error)
         self._forget([file])
 
     # ---- what launchers say -----------------------------------------------------------------------------------------
@@ -299,7 +257,7 @@ class NodeFiles:
 
     # ---- what nobody needs ------------------------------------------------------------------------------------------
 
-    def _look_at(self, file: _File) -> None:
+    def _look_at(self, file: NodeFile) -> None:
         if not file.in_use and file.number in self._files:
             file.idle = time.monotonic()
             self._dropping.ask()
@@ -315,7 +273,7 @@ class NodeFiles:
         if self._files:
             self._dropping.ask()
 
-    def _forget(self, files: list[_File]) -> None:
+    def _forget(self, files: list[NodeFile]) -> None:
         gone: dict[str, list[bytes]] = {}
         for file in files:
             if self._files.pop(file.number, None) is None:
@@ -353,6 +311,9 @@ class NodeFiles:
     def _write(self, node: str, data: bytes) -> None:
         if node in self._links:
             self._links[node].write([data])
+
+    def _refuse(self, node: str, worker: WorkerNumber, serial: int, error: Unreadable) -> None:
+        self._write(node, FileHere(serial, error=error.number, text=error.why).framed(worker))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._follow(asyncio.get_running_loop().create_task(coroutine))

@@ -21,13 +21,13 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from typing import Any
 
-from hyperflow.launcher.peers import Peers
+from hyperflow.launcher.peers import Counted, Peers
 from hyperflow.wire import frames, messages, scratch
-from hyperflow.wire.frames import Kind
+from hyperflow.wire.frames import FileHere, Kind
 from hyperflow.wire.messages import Fetched, FileHeld, FileHold, FileOrder, FileReleased
 from hyperflow.wire.numbers import DefinitionNumber, WorkerNumber
-from hyperflow.wire.shared_memory import Block
 
 MOST_PULLED = 1 << 22
 """Bytes of a file that the head gets at a time, at most."""
@@ -38,10 +38,10 @@ Waiting = tuple[WorkerNumber, int, str]
 NOBODY_WAITS = "nobody waits for it there any more"
 
 
-class NodeFile(Block):
+class NodeFile(Counted):
     """A file that comes, as far as it is here; or one that is held for others."""
 
-    __slots__ = ("failure", "waiting", "whole")
+    __slots__ = ("_hash", "failure", "waiting", "whole")
 
     def __init__(self, fd: int, here: int, whole: int) -> None:
         super().__init__(fd, here)
@@ -51,6 +51,7 @@ class NodeFile(Block):
         """Why it cannot be kept here."""
         self.waiting: list[Waiting] = []
         """Who is told when it is here."""
+        self._hash: Any = None  # of what has come, if all of it has
 
     @property
     def is_whole(self) -> bool:
@@ -59,17 +60,29 @@ class NodeFile(Block):
 
     def append(self, data: memoryview) -> None:
         """Add to it; raises OSError if it does not fit, and remembers that."""
+        if self._hash is None and not self.size:
+            import hashlib  # noqa: PLC0415 (5 ms, which a launcher to which no files come does not pay)
+
+            self._hash = hashlib.sha256()
         try:
             super().append(data)
         except OSError as error:
             self.failure = error
             raise
+        if self._hash is not None:
+            self._hash.update(data)
 
     def restart(self) -> None:
         """Begin it again."""
         os.ftruncate(self.fd, 0)
         os.lseek(self.fd, 0, os.SEEK_SET)
         self.size = 0
+        self._hash = None
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of it, if that was computed while it came."""
+        return b"" if self._hash is None else bytes(self._hash.digest())
 
 
 class NodeFiles:
@@ -94,7 +107,7 @@ class NodeFiles:
             self._hold(messages.read(FileHold, body))
         elif kind == Kind.FILE_PULL:
             self._pull(*frames.FILE_PULL.unpack(body))
-        else:
+        elif kind == Kind.FILE_RELEASED:
             _release(messages.read(FileReleased, body).path)
 
     # ---- from the head, or from another node ------------------------------------------------------------------------
@@ -109,7 +122,7 @@ class NodeFiles:
                 file.restart()
             return
         if file is None and order.known:  # it has failed meanwhile
-            self._tell(worker, frames.file_refused(worker, order.serial, errno.EAGAIN, "ask again"))
+            self._tell(worker, FileHere(order.serial, error=errno.EAGAIN).framed(worker))
             return
         if file is None:
             try:
@@ -151,7 +164,8 @@ class NodeFiles:
     def _arrived(self, number: DefinitionNumber, file: NodeFile) -> None:
         waiting, file.waiting = file.waiting, []
         for worker, serial, before in waiting:
-            self._tell(worker, frames.file_here(worker, serial, os.getpid(), file.fd, before))
+            found = FileHere(serial, os.getpid(), file.fd, digest=file.digest, text=before)
+            self._tell(worker, found.framed(worker))
         self._tell_head(messages.framed(Fetched(number, "")))
 
     def _fail(self, number: DefinitionNumber, error: OSError) -> None:
@@ -162,7 +176,7 @@ class NodeFiles:
     def _say_failed(self, number: DefinitionNumber, error: OSError, waiting: list[Waiting]) -> None:
         cause = f"{error.strerror or error}"
         for worker, serial, _ in waiting:
-            self._tell(worker, frames.file_refused(worker, serial, error.errno or errno.EIO, cause))
+            self._tell(worker, FileHere(serial, error=error.errno or errno.EIO, text=cause).framed(worker))
         self._tell_head(messages.framed(Fetched(number, cause, own=True)))
 
     # ---- those that were kept here ----------------------------------------------------------------------------------
@@ -219,8 +233,8 @@ class NodeFiles:
 
 
 def _release(path: str) -> None:
-    """Let the cache remove a file that was kept, when it needs room."""
-    with contextlib.suppress(OSError):
+    """Let the cache remove a file that was kept, when it needs room (staging/shelf.py puts this there)."""
+    with contextlib.suppress(OSError):  # it has gone already
         os.unlink(f"{path}.kept")
 
 
@@ -231,7 +245,9 @@ def _unnamed(size: int) -> int:
     place = str(scratch.place)
     room = os.statvfs(place)
     if room.f_bavail * room.f_frsize < size:
-        raise OSError(errno.ENOSPC, f"{size} bytes do not fit into {place}, where {room.f_bavail * room.f_frsize} are free")
+        raise OSError(
+            errno.ENOSPC, f"{size} bytes do not fit into {place}, where {room.f_bavail * room.f_frsize} are free"
+        )
     try:
         return os.open(place, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 
 from hyperflow.errors import FileLost, FileUnavailable, HyperflowError, MisuseError, ScratchFull
-from hyperflow.wire import frames
+from hyperflow.wire.frames import FileHere
 from hyperflow.worker import worker
 
 PIECE = 1 << 20
@@ -53,18 +53,18 @@ def fetch(digest: str, size: int, source: str, into: Path) -> Path:
     wrong = ""
     for _ in range(TRIES):
         body = client.file(digest, size, source, wrong)
-        _, pid, fd, number, text, content = frames.read_file_here(body)
-        if number == errno.EAGAIN:
+        here = FileHere.of(body)
+        if here.error == errno.EAGAIN:
             continue
-        if number:
-            raise _refusal(number, text, source, path)
+        if here.error:
+            raise _refusal(here.error, here.text, source, path)
         try:
-            found = _take(pid, fd, content, path)
+            found = _take(here, path)
         except OSError as error:
             _remove(path)
             if error.errno == errno.ENOSPC:
                 raise _refusal(errno.ENOSPC, str(error), source, path) from None
-            if error.errno in (errno.ENOENT, errno.EACCES, errno.ESRCH) and pid:
+            if error.errno in (errno.ENOENT, errno.EACCES, errno.ESRCH) and here.pid:
                 continue  # who held it has let go of it
             raise FileUnavailable(f"{source} cannot be kept on {worker.worker_info().node}: {error}") from None
         except BaseException:  # the evaluation is ended
@@ -75,8 +75,8 @@ def fetch(digest: str, size: int, source: str, into: Path) -> Path:
         _remove(path)
         if wrong:
             raise FileUnavailable(
-                f"{source} has come to {worker.worker_info().node} with wrong bytes twice, from {text} and from the "
-                f"head: SHA-256 {wrong} and {found}, not {digest}. The memory or the network of one of them is damaged"
+                f"{source} has come to {worker.worker_info().node} with wrong bytes twice, from {here.text} and from "
+                f"the head: SHA-256 {wrong} and {found}, not {digest}. Memory or network of one of them is damaged"
             )
         wrong = found
     raise FileUnavailable(f"{source} was held nowhere for long enough to be copied to {worker.worker_info().node}")
@@ -93,18 +93,18 @@ def _refusal(number: int, text: str, source: str, path: Path) -> HyperflowError:
     return FileUnavailable(f"{source} cannot be had on {node}: {text}")
 
 
-def _take(pid: int, fd: int, content: memoryview, path: Path) -> str:
+def _take(here: FileHere, path: Path) -> str:
     """Let a file have this name; return its digest."""
-    if not pid:
+    if not here.pid:
         with path.open("xb") as file:
-            file.write(content)
-        return hashlib.sha256(content).hexdigest()
-    held = f"/proc/{pid}/fd/{fd}"
+            file.write(here.content)
+        return hashlib.sha256(here.content).hexdigest()
+    held = f"/proc/{here.pid}/fd/{here.fd}"
     # Should it be something else by now: neither wait for a pipe's writer nor take a terminal.
     source = os.open(held, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         if os.fstat(source).st_nlink == 0 and _linked(source, path):
-            return _copied(source, None)
+            return here.digest.hex() or _copied(source, None)
         with path.open("xb") as file:
             return _copied(source, file.fileno())
     finally:

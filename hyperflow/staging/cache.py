@@ -17,17 +17,18 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from hyperflow.errors import FileChanged, FileUnavailable, ScratchFull
-from hyperflow.saying import as_written
+from hyperflow.errors import FileChanged, FileUnavailable, MisuseError, ScratchFull
+from hyperflow.saying import rounded_up
 from hyperflow.staging import asking, content, copying
 from hyperflow.staging.content import Entry
 from hyperflow.staging.copying import Differs, Wanted
-from hyperflow.staging.file import File
 from hyperflow.staging.shelf import Note, Shelf, Taken, Use
 from hyperflow.wire import scratch
 from hyperflow.worker import worker
@@ -41,6 +42,26 @@ _LOOK = 0.05
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+class Known(Protocol):
+    """What a File says of itself."""
+
+    source: str
+    name: str
+    node: str
+    is_dir: bool
+    names: Sequence[str] | None
+
+    @property
+    def digest(self) -> str:
+        """See File; so the others."""
+        ...
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def listing(self) -> tuple[str, int]: ...
+
+
 class NodeCache:
     """Files of this node by digest, in a directory that all workers of a launcher share."""
 
@@ -50,7 +71,7 @@ class NodeCache:
         self._sizes: dict[str, int] = {}
         self._lock = threading.RLock()  # an evaluation may have threads
 
-    def get(self, file: File) -> Path:
+    def get(self, file: Known) -> Path:
         """Return the node's copy of a file, which nobody may change; it stays there until the evaluation ends.
 
         Blocks while it comes. When it has come, a call costs some microseconds; the first one of each evaluation a
@@ -78,7 +99,7 @@ class NodeCache:
         self._keep(wanted.digest, wanted.size, use)
         return there
 
-    def named(self, file: File) -> Path:
+    def named(self, file: Known) -> Path:
         """Do the same, and return it by a name that ends as that of the file: programs look at `.gz`."""
         there = self.get(file)
         try:
@@ -149,22 +170,22 @@ class NodeCache:
         own = sum(self._sizes.values())
         limit = self.shelf.limit
         if own + wanted.size > limit:
-            besides = f", besides {as_written(own)} that this evaluation has in use already" if own else ""
+            besides = f", besides {content.sized(own)} that this evaluation has in use already" if own else ""
             raise self._full(
-                f"{as_written(wanted.size)} are wanted{besides}, and all files may have {as_written(limit)} together: "
-                f'more is HYPERFLOW_CACHE={as_written(own + wanted.size)}, or cache="..." of run_*'
+                f"{content.sized(wanted.size)} are wanted{besides}, and all files may have {content.sized(limit)} "
+                f'together: more is HYPERFLOW_CACHE={rounded_up(own + wanted.size)}, or cache="..." of run_*'
             )
         until = time.monotonic() + PATIENCE
         while (taken := self.shelf.reserve(use, wanted.digest, Note(wanted.size))) is not None:
             if time.monotonic() > until or taken.pinned + own + wanted.size > limit:
-                raise self._full(f"{as_written(wanted.size)} are wanted, and {self._told(taken)}")
+                raise self._full(f"{content.sized(wanted.size)} are wanted, and {self._told(taken)}")
             time.sleep(_LOOK)
 
     def _told(self, taken: Taken) -> str:
-        kept = f", {as_written(taken.pinned)} are outputs that stay there (keep='node')" if taken.pinned else ""
+        kept = f", {content.sized(taken.pinned)} are outputs that stay there (keep='node')" if taken.pinned else ""
         return (
-            f"of the {as_written(self.shelf.limit)} that all files may have together, {as_written(taken.used)} are in "
-            f"use{kept}: more is HYPERFLOW_CACHE=..., or cache=\"...\" of run_*"
+            f"of the {content.sized(self.shelf.limit)} that all files may have together, {content.sized(taken.used)} "
+            f'are in use{kept}: more is HYPERFLOW_CACHE=..., or cache="..." of run_*'
         )
 
     def _with_room(self, wanted: Wanted, bring: Callable[[], None]) -> None:
@@ -182,12 +203,13 @@ class NodeCache:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            raise self._full(f"a file of {as_written(wanted.size)} does not fit ({error.strerror})") from error
+            why = f"a file of {content.sized(wanted.size)} does not fit ({error.strerror})"
+            raise self._full(why, scratch.free()) from error
 
-    def _full(self, why: str) -> ScratchFull:
-        return ScratchFull(worker.worker_info().node, str(self.shelf.place.parent), why, scratch.free())
+    def _full(self, why: str, free: int = -1) -> ScratchFull:
+        return ScratchFull(_node(), str(self.shelf.place.parent), why, free)
 
-    def _bring(self, file: File, wanted: Wanted, part: Path) -> None:
+    def _bring(self, file: Known, wanted: Wanted, part: Path) -> None:
         """Copy a file from where it is seen, or have it sent."""
         differs = ""
         if not file.node:
@@ -202,17 +224,17 @@ class NodeCache:
                 return
         try:
             _fetch(file, wanted, part)
-        except FileUnavailable as error:
+        except (FileUnavailable, MisuseError) as error:
             if differs and not isinstance(error, FileChanged):
                 raise FileChanged(
-                    f"{file} is another one on {worker.worker_info().node}, or has changed: when the program first "
-                    f"used it, it had {as_written(wanted.size)}, sha256 {wanted.digest[:12]}; here it has {differs}. "
+                    f"{file} is another one on {_node()}, or has changed: when the program first used it, it had "
+                    f"{content.sized(wanted.size)}, sha256 {wanted.digest[:12]}; here it has {differs}. "
                     f"And it cannot be sent: {error}"
                 ) from error
             raise
 
 
-def _fetch(file: File, wanted: Wanted, part: Path) -> None:
+def _fetch(file: Known, wanted: Wanted, part: Path) -> None:
     """Have a file, or a directory file by file, come from elsewhere."""
     scratch.remove(part)
     if not wanted.is_dir:
@@ -286,6 +308,13 @@ def _size_of(path: Path) -> int:
     return sum(found.st_size for _, found, target in content.walk(path) if not target)
 
 
+def _node() -> str:
+    try:
+        return worker.worker_info().node
+    except MisuseError:  # a test
+        return socket.gethostname()
+
+
 _cache: NodeCache | None = None
 
 
@@ -293,7 +322,7 @@ def node_cache() -> NodeCache:
     """Return the cache of this worker's node; raises FileUnavailable where there is none."""
     global _cache  # noqa: PLW0603 (a worker has one)
     if scratch.place is None:
-        node = worker.worker_info().node
+        node = _node()
         raise FileUnavailable(
             f"files need a scratch directory, and on {node} {scratch.why_not}. Name one that can be written: "
             'HYPERFLOW_SCRATCH=/local, or scratch="/local" of run_*'
@@ -302,5 +331,3 @@ def node_cache() -> NodeCache:
     if _cache is None or _cache.shelf.place != place:  # a worker may be the head of a run of its own
         _cache = NodeCache(place, scratch.cache_limit)
     return _cache
-
-

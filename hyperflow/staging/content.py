@@ -16,9 +16,9 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
-from hyperflow.errors import FileUnavailable
+from hyperflow.errors import FileChanged, FileUnavailable
 from hyperflow.files import opened
 from hyperflow.saying import as_written
 
@@ -78,6 +78,7 @@ def _check_name(entry: Entry) -> None:
 
 
 def digest_of(data: bytes) -> str:
+    """Return the digest of some bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -90,13 +91,16 @@ def digest_file(path: str | os.PathLike[str]) -> tuple[str, State]:
     """
     with opened(path) as file:
         before = State.of(os.fstat(file.fileno()))
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(cast("BinaryIO", file), "sha256").hexdigest()  # type: ignore[arg-type]
         after = State.of(os.fstat(file.fileno()))
     if before != after:
-        from hyperflow.errors import FileChanged  # noqa: PLC0415
-
         raise FileChanged(f"{os.fspath(path)} changes while it is read: {in_words(before)} before, {in_words(after)}")
     return digest, after
+
+
+def sized(count: int) -> str:
+    """Tell a number of bytes to people."""
+    return as_written(count) if count >= 1024 else f"{count} bytes"
 
 
 def in_words(state: State) -> str:
@@ -104,7 +108,7 @@ def in_words(state: State) -> str:
     import time  # noqa: PLC0415 (only errors ask)
 
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.mtime // 10**9))
-    return f"{as_written(state.size)} of {when}.{state.mtime % 10**9:09d}"
+    return f"{sized(state.size)} of {when}.{state.mtime % 10**9:09d}"
 
 
 def walk(top: Path, names: Sequence[str] | None = None) -> Iterator[tuple[str, os.stat_result, str]]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hyperflow.errors import FileUnavailable
 from hyperflow.files import opened
 from hyperflow.staging import content
 from hyperflow.staging.content import CHUNK, Entry, State
@@ -102,7 +103,7 @@ def copy_directory(source: Path, wanted: Wanted, to: Path) -> None:
             entries.append(Entry(name, "file", is_executable, digest, os.lstat(to / name).st_size))
     if (digest := content.digest_of(content.manifest(entries))) != wanted.digest:
         size = content.total(entries)
-        raise Differs(f"{len(entries)} files and directories, {content.as_written(size)}, sha256 {digest[:12]}")
+        raise Differs(f"{len(entries)} files and directories, {content.sized(size)}, sha256 {digest[:12]}")
     seal(to)
 
 
@@ -138,7 +139,7 @@ def state_of(path: Path, is_dir: bool) -> str:
         states = [("", *State.of(found))]
         if is_dir:
             states += [(name, *State.of(each)) for name, each, _ in content.walk(path)]
-    except (OSError, content.FileUnavailable):
+    except (OSError, FileUnavailable):
         return ""
     return hashlib.sha256(repr(states).encode()).hexdigest()
 
@@ -152,5 +153,5 @@ def digest_of(path: Path, is_dir: bool) -> str:
             return content.digest_file(path)[0]
         entries, _ = content.look(path, None, lambda name, _: content.digest_file(path / name)[0])
         return content.digest_of(content.manifest(entries))
-    except (OSError, content.FileUnavailable):
+    except (OSError, FileUnavailable):
         return ""

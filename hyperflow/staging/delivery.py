@@ -110,7 +110,7 @@ class Delivery:
 
     def _posted(self, entry: Entry, one: Found) -> tuple[int, str]:
         digest, size = hashlib.sha256(), 0
-        for piece in _pieces(one.path):
+        for piece in pieces_of(one.path):
             digest.update(piece)
             post(RECEIVER, Piece(self._ticket.token, self.run, entry.asked, entry.name, size, piece))
             size += len(piece)
@@ -144,7 +144,7 @@ def no_room(place: str) -> str:
 def digest_file(path: str) -> tuple[str, int]:
     """Return digest and size of a file."""
     digest, size = hashlib.sha256(), 0
-    for piece in _pieces(path):
+    for piece in pieces_of(path):
         digest.update(piece)
         size += len(piece)
     return digest.hexdigest(), size
@@ -162,7 +162,7 @@ def _written(place: str, one: Found) -> tuple[int, str]:
         os.makedirs(above, 0o700, exist_ok=True)
     number = os.open(place, _OPEN, 0o600)
     try:
-        for piece in _pieces(one.path):
+        for piece in pieces_of(one.path):
             digest.update(piece)
             size += len(piece)
             left = memoryview(piece)
@@ -175,7 +175,7 @@ def _written(place: str, one: Found) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _pieces(path: str) -> Iterator[bytes]:
+def pieces_of(path: str) -> Iterator[bytes]:
     """Yield what is in a file; one piece at least."""
     with files.opened(path) as file:
         yield file.read(PIECE)

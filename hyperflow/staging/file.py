@@ -18,7 +18,7 @@ import stat
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hyperflow.errors import FileChanged, FileMissing, FileUnavailable, MisuseError
 from hyperflow.staging import content, digests, listings
@@ -50,9 +50,20 @@ class File:
     `await asyncio.to_thread(lambda: genome.digest)`. A memoized function's key has the content and nothing else of it.
     """
 
+    source: str
+    """Where it is: an absolute path; a URL, without what is secret in it."""
+    name: str
+    """The last part of that."""
+    node: str
+    """On which node it is kept; "" if it is where the program runs."""
+    is_dir: bool
+    """Whether it is a directory, or what fitted a pattern."""
+    names: Sequence[str] | None
+    """What fitted the pattern, below `source`; None for all that is there."""
+
     def __init__(self, path_or_url: str | os.PathLike[str]) -> None:
         given = os.fspath(path_or_url)
-        if not isinstance(given, str) or not given or "\0" in given:  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(cast(object, given), str) or not given or "\0" in given:
             raise MisuseError(f"File({path_or_url!r}): a path or a URL is needed, as a text")
         self._begin()
         if given.startswith(_LOCAL):
@@ -80,16 +91,9 @@ class File:
             raise FileUnavailable(f"{path} cannot be read by you (user {os.geteuid()}); to see why: ls -ld {path}")
 
     def _begin(self) -> None:
-        self.source = ""
-        """Where it is: an absolute path; a URL, without what is secret in it."""
-        self.name = ""
-        """The last part of that."""
-        self.node = ""
-        """On which node it is kept; "" if it is where the program runs."""
+        self.source = self.name = self.node = ""
         self.is_dir = False
-        """Whether it is a directory, or what fitted a pattern."""
-        self.names: Sequence[str] | None = None
-        """What fitted the pattern, below `source`; None for all that is there."""
+        self.names = None
         self._url = ""
         self._digest = ""
         self._size = 0
@@ -233,6 +237,8 @@ class File:
                 return
             with digests.opened() as book:
                 digest, state = book.digest(Path(self.source))
+        except FileUnavailable:  # some of these are an OSError, too
+            raise
         except OSError as error:
             raise FileUnavailable(f"{self.source} cannot be read: {error.strerror or error}") from error
         self._states, self._size, self._digest = {"": state}, state.size, digest

@@ -69,7 +69,9 @@ async def _transfer(url: str, take: Callable[[bytes], None]) -> tuple[Mapping[st
 
 
 def _said(response: Any) -> dict[str, Any]:
-    told: dict[str, Any] = {name: response.headers[name] for name in ("ETag", "Last-Modified") if name in response.headers}
+    told: dict[str, Any] = {
+        name: response.headers[name] for name in ("ETag", "Last-Modified") if name in response.headers
+    }
     if response.status != 206 and response.content_length is not None:
         told["size"] = response.content_length
     return told

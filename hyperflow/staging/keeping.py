@@ -1,6 +1,6 @@
 """Keeping files on the nodes where they were made: what an evaluation says of one, and how long the head wants it.
 
-    on a worker    keep(path, digest, size)    `path`: in the node's cache, pinned: `<path>.kept` is there
+    on a worker    keep(path, digest, size)    `path`: in the node's cache, pinned
     at the head    follow(file, digest)        as long as this object lives, nodes get the content from there
 
 Guarantees: the head knows of a file before the evaluation that has made it ends. When the last object that follows it
@@ -32,7 +32,7 @@ class KeptAt(NamedTuple):
 def keep(path: str | os.PathLike[str], digest: str, size: int) -> KeptAt:
     """On a worker: tell the head that a file stays on this node, at this place in the cache.
 
-    The cache has pinned it there already, and lets go of it when `<path>.kept` has gone.
+    The cache has pinned it there already; the launcher takes the pin away when the head does not want it any more.
     """
     from hyperflow.worker.worker import post, worker_info  # noqa: PLC0415 (the head reads this, too)
 

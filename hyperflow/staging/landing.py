@@ -21,8 +21,8 @@ import asyncio
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ class Landing:
         for asked, those in entries.items():
             with self._telling(asked):
                 part = part_of(self.ticket.markers[asked], manifest.run)
-                landed |= _place(self._wanted[asked], those, part)
+                landed |= give_name(self._wanted[asked], those, part)
         for directory in {os.path.dirname(marker) for marker in self.ticket.markers.values()}:
             with suppress(OSError):
                 files.sync_directory(Path(directory))
@@ -185,8 +185,13 @@ class Landing:
             with suppress(OSError):
                 os.rmdir(directory)  # what is in use is not empty
 
-    def _telling(self, asked: str) -> _Telling:
-        return _Telling(self, asked)
+    @contextmanager
+    def _telling(self, asked: str) -> Iterator[None]:
+        """Tell errors as those of an output."""
+        try:
+            yield
+        except Exception as error:
+            raise self._told(asked, error) from error
 
     def _told(self, asked: str, error: BaseException) -> Exception:
         place = os.path.dirname(self.ticket.markers[asked])
@@ -199,21 +204,7 @@ class Landing:
         return OutputFailed(self.argv, asked, in_words(error))
 
 
-class _Telling:
-    """Errors within are told as those of an output."""
-
-    def __init__(self, landing: Landing, asked: str) -> None:
-        self._landing, self._asked = landing, asked
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, Exception):
-            raise self._landing._told(self._asked, error) from error
-
-
-def _place(wanted: Wanted, entries: list[Entry], part: str) -> Mapping[str, str]:
+def give_name(wanted: Wanted, entries: list[Entry], part: str) -> Mapping[str, str]:
     """Give an output its name; return what came where."""
     if wanted.kind == "files":
         landed: dict[str, str] = {}

@@ -27,7 +27,6 @@ from hyperflow.staging.landing import Landing, as_post
 from hyperflow.staging.naming import Plan, Wanted
 from hyperflow.staging.parts import RECEIVER, Ticket, marker_name
 
-
 UNDER_WAY = 1000
 """Commands whose outputs have a place, beside two for each CPU; who comes later waits. So ten thousand commands that
 wait for CPUs have not ten thousand markers on the disk."""

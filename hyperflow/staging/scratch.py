@@ -59,10 +59,10 @@ def _make() -> tuple[Path, int | None]:
     """Make a directory; return it, and the lock of what is above it where that is for it alone."""
     if node.worker is None:
         try:
-            above, lock = node.make_apart(read_settings().scratch)
+            own, lock = node.make_apart(read_settings().scratch)
         except OSError as error:
             raise FileUnavailable(f"there can be no scratch directory here: {error.strerror or error}") from error
-        made = above / "scratch"
+        made = own / "scratch"
         made.mkdir(0o700)
         return made, lock
     above = node.directory_of(node.worker)
@@ -119,6 +119,8 @@ def _keep(made: Path, keep: Path, error: BaseException) -> None:
                 break
         shutil.copytree(made, place, symlinks=True, dirs_exist_ok=True)
     except (OSError, shutil.Error) as trouble:
-        error.add_note(f"hyperflow keeps not all of the scratch directory, in {keep}: {in_one_line(str(trouble))[:500]}")
+        error.add_note(
+            f"hyperflow keeps not all of the scratch directory, in {keep}: {in_one_line(str(trouble))[:500]}"
+        )
     else:
         error.add_note(f"what its scratch directory held is in {place}")

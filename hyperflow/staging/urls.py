@@ -101,7 +101,7 @@ def download(url: str) -> tuple[str, str, int]:
             raise FileMissing(f"there is nothing at {shown(url)}") from None
         except HyperflowError:
             raise
-        except Exception as error:  # of whichever library
+        except Exception as error:  # noqa: BLE001 (of whichever library)
             failures.append(_told(url, error))
         else:
             return str(path), digest, size
@@ -179,5 +179,3 @@ def _told(url: str, error: Exception) -> str:
         if len(secret) > 2:
             text = text.replace(secret, "...")
     return text[:300]
-
-

@@ -24,6 +24,7 @@ import re
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from hyperflow.wire.channel import IN_CHANNEL
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
@@ -50,7 +51,7 @@ RANGE = struct.Struct("<QI")  # first task, number of tasks
 ANSWERED = struct.Struct("<IIf")  # worker, bytes of its records, seconds since it had ended the last of them
 CHANNEL = struct.Struct("<Qq")  # process and descriptor that hold it
 BLOCK = struct.Struct("<QQQq")  # its number, size, process and descriptor that hold it; process 0: CONTENT follows
-FILE_HERE = struct.Struct("<IQqII")  # serial, process, descriptor, number of an error, length of a text; text, content
+FILE_HERE = struct.Struct("<IQqI32sI")  # serial, process, descriptor, number of an error, digest, length of a text
 FILE_PULL = struct.Struct("<IQI")  # a content, where to begin, how many bytes
 FILE_PIECE = struct.Struct("<IQ")  # a content, where its bytes begin; they follow, none where they cannot be read
 
@@ -236,29 +237,35 @@ Buffer = memoryview | int
 """A buffer, or the number of the block that it is in, or its place in a channel."""
 
 
-def file_here(
-    worker: WorkerNumber, serial: int, pid: int, fd: int, before: str = "", content: Bytes = b""
-) -> bytes:
-    """Return the frame that tells a worker where a file is; without a process: what is in it."""
-    return _file_here(worker, (serial, pid, fd, 0), before, content)
+class FileHere(NamedTuple):
+    """What a worker is told of a file for which it has asked."""
 
+    serial: int
+    """The number of its request."""
+    pid: int = 0
+    """The process that holds the file; 0: its content is here, or there is none."""
+    fd: int = -1
+    error: int = 0
+    """The number of an error, if there is no file."""
+    digest: bytes = b""
+    """SHA-256 of what is there, where it was computed while that came."""
+    text: str = ""
+    """Why there is no file; or from where it came at the first try, with wrong bytes."""
+    content: Bytes = b""
 
-def file_refused(worker: WorkerNumber, serial: int, number: int, cause: str) -> bytes:
-    """Return the frame that tells a worker why there is no file: by the number of an error, and a text."""
-    return _file_here(worker, (serial, 0, -1, number), cause, b"")
+    def framed(self, worker: WorkerNumber) -> bytes:
+        """Return the frame for this worker."""
+        text = self.text.encode(errors="replace")
+        values = (self.serial, self.pid, self.fd, self.error, self.digest, len(text))
+        return frame(Kind.FILE_HERE, worker, b"".join((FILE_HERE.pack(*values), text, self.content)))
 
-
-def _file_here(worker: WorkerNumber, values: tuple[int, int, int, int], text: str, content: Bytes) -> bytes:
-    said = text.encode(errors="replace")
-    return frame(Kind.FILE_HERE, worker, b"".join((FILE_HERE.pack(*values, len(said)), said, content)))
-
-
-def read_file_here(body: memoryview) -> tuple[int, int, int, int, str, memoryview]:
-    """Return serial, process, descriptor, number of the error, text and content."""
-    *values, length = FILE_HERE.unpack_from(body)
-    end = FILE_HERE.size + length
-    serial, pid, fd, number = values
-    return serial, pid, fd, number, bytes(body[FILE_HERE.size : end]).decode(errors="replace"), body[end:]
+    @classmethod
+    def of(cls, body: memoryview) -> FileHere:
+        """Read a body."""
+        serial, pid, fd, error, digest, length = FILE_HERE.unpack_from(body)
+        end = FILE_HERE.size + length
+        text = bytes(body[FILE_HERE.size : end]).decode(errors="replace")
+        return cls(serial, pid, fd, error, digest.rstrip(b"\0") and digest, text, body[end:])
 
 
 def definition(number: int, shape: Shape, blocks: Sequence[int], data: bytes) -> bytes:

@@ -162,7 +162,7 @@ def _make_in(home: Path, name: str) -> tuple[Path, int]:
     for attempt in range(100):
         with suppress(FileExistsError):
             os.mkdir(home, 0o700)
-            os.chmod(home, 0o700)  # noqa: S103 (the umask may have taken rights from us)
+            os.chmod(home, 0o700)  # the umask may have taken rights from us
         try:
             above = _open_private(home)
         except FileNotFoundError:
@@ -292,9 +292,10 @@ def removing(top: Path) -> Iterator[None]:
     try:
         if not stat.S_ISDIR(os.lstat(top).st_mode):
             os.unlink(top)
+            return
     except OSError:
         return
-    waiting, moved = [top], 0
+    waiting, moved, mark = [top], 0, os.urandom(8).hex()
     while waiting:
         directory = waiting.pop()
         for _ in range(_TRIES):
@@ -302,10 +303,9 @@ def removing(top: Path) -> Iterator[None]:
                 if path is None:
                     yield
                     continue
-                if directory is not top:
-                    moved += 1
-                    path = _moved(path, top / f"{_GONE}{os.getpid()}-{moved}")
-                waiting.append(path)
+                moved += 1
+                to = path if directory is top else top / f"{_GONE}{mark}-{moved}"
+                waiting.append(_moved(path, to))
             if directory is top or _is_removed(directory):
                 break
     _is_removed(top)

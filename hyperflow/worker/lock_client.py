@@ -161,7 +161,7 @@ class LockClient:
         return self._slot.path
 
     def file(self, digest: str, size: int, source: str, wrong: str = "") -> memoryview:
-        """Ask for a file; return the body of the answer to that (frames.read_file_here)."""
+        """Ask for a file; return the body of the answer to that (frames.FileHere)."""
         self.check("a file that this node does not see is asked for", "call File.path() before these start")
         self._serial += 1
         serial = self._serial

@@ -157,7 +157,7 @@ def task_number() -> int:
 
 
 def at_end(name: str, do: Callable[[], object]) -> None:
-    """Do something when the evaluation that runs has been answered, once for each name; nothing where this is no worker.
+    """Do something when the evaluation that runs has been answered, once for each name; nothing without a worker.
 
     It must not raise anything. If the process ends before, it is not done.
     """

@@ -98,6 +98,21 @@ class Net:
             self.hear()
 
 
+class _Kept:
+    """What a node has, and the head can pass on."""
+
+    is_file = True
+    size = len(DATA)
+    digest = hashlib.sha256(DATA).hexdigest()
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+
+    def send(self, link: Any, number: DefinitionNumber) -> None:
+        """Send it from the head."""
+        link.write_block(number, self.net.block)
+
+
 @pytest.fixture
 def net() -> Iterator[Net]:
     """Give a test nodes."""
@@ -168,6 +183,17 @@ def test_nodes_without_an_address(net: Net) -> None:
     assert net.sent == 6
 
 
+def test_a_second_block_without_an_address(net: Net) -> None:
+    """Nobody is sent to a node of which it is known already that others cannot find it."""
+    net.reachable = False
+    net.add("a", "b", "c")
+    net.settle()
+    second = DefinitionNumber(8)
+    net.broadcast.has("a", second, _Kept(net))
+    net.broadcast.spread("b", second, _Kept(net))
+    assert net.nodes["b"].blocks == 2
+
+
 def test_who_shares_memory(net: Net) -> None:
     """Such a node gets no content, and nobody is sent to it; switched off, all come from the head."""
     net.add("here", shares_memory=True)
@@ -206,3 +232,72 @@ def test_random_histories(net: Net, seed: int) -> None:
                 node.whole = dice.random() < 0.9
                 net.say(node.name, Fetched(NUMBER, "" if node.whole else "bad luck"))
     net.settle()
+
+
+class OfFile:
+    """A file on its way; notes to whom the head sends it."""
+
+    is_file = True
+    size = 7
+    digest = hashlib.sha256(DATA).hexdigest()
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def send(self, link: Any, number: DefinitionNumber) -> None:
+        """Send it."""
+        assert number == NUMBER
+        self.sent.append(link.name)
+
+
+@pytest.fixture
+def file(net: Net) -> OfFile:
+    """Give a test a file, and five nodes that want it, of which the first two get it from the head."""
+    made = OfFile()
+    for name in "abcde":
+        net.nodes[name] = Node(name, net)
+        net.broadcast.spread(name, NUMBER, made)
+    net.hear()
+    assert made.sent == ["a", "b"]
+    assert all(order.is_file for node in net.nodes.values() for order in node.fetches)
+    return made
+
+
+def test_a_node_that_cannot_have_it(net: Net, file: OfFile) -> None:
+    """Its disk is full: nobody else gets it from there, those who did turn to others; it may ask again later."""
+    heard: list[tuple[str, str]] = []
+    net.broadcast.on_fetched = lambda node, number, cause: heard.append((node, cause))
+    full = net.nodes["c"].parent
+    assert full in ("a", "b")
+    net.say(full, Fetched(NUMBER, "No space left", own=True))
+    net.hear()
+    assert heard == [(full, "No space left")]
+    assert net.nodes["c"].parent not in (full, None)
+    assert full not in (net.nodes["d"].parent, net.nodes["e"].parent)
+    net.broadcast.spread(full, NUMBER, file)
+    assert file.sent[2:] == [full]
+
+
+def test_where_it_came_from(net: Net, file: OfFile) -> None:
+    """Who has got wrong bytes can be told whose they were."""
+    parent = net.nodes["c"].parent
+    net.say("c", Fetched(NUMBER, ""))
+    net.hear()
+    assert net.broadcast.source_of("c", NUMBER) == parent
+    assert net.broadcast.source_of("a", NUMBER) == ""
+    net.broadcast.forget([NUMBER])
+    assert net.broadcast.source_of("c", NUMBER) == ""
+    assert file.sent == ["a", "b"]
+
+
+def test_what_a_node_has_kept(net: Net) -> None:
+    """It is the root: the head sends nothing, as long as that node is reached."""
+    made = OfFile()
+    for name in "abc":
+        net.nodes[name] = Node(name, net)
+    net.broadcast.has("a", NUMBER, made)
+    net.broadcast.spread("b", NUMBER, made)
+    net.broadcast.spread("c", NUMBER, made)
+    net.hear()
+    assert {net.nodes["b"].parent, net.nodes["c"].parent} <= {"a", "b"}
+    assert not made.sent

@@ -266,7 +266,7 @@ async def test_cancel_while_outputs_come(sight: str, tmp_path: Path) -> None:
     Path("out").write_text("old")
 
     def slow(path: str) -> None:
-        pieces = delivery._pieces
+        pieces = delivery.pieces_of
 
         def slowly(source: str) -> Any:
             for piece in pieces(source):
@@ -274,7 +274,7 @@ async def test_cancel_while_outputs_come(sight: str, tmp_path: Path) -> None:
                 Path(path).touch()
                 time.sleep(3600)
 
-        delivery._pieces = slowly
+        delivery.pieces_of = slowly
 
     async with local(cpus=1):
         if sight == "unseen":
