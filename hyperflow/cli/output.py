@@ -12,8 +12,8 @@ from cyclopts import Parameter
 from hyperflow.cli import array_runs
 from hyperflow.cli.answers import BASE_DIR, BaseDir
 from hyperflow.cli.array_runs import ArrayRun
-from hyperflow.commands import sources
-from hyperflow.commands.history import History, Stands
+from hyperflow.commands import history, sources
+from hyperflow.commands.history import Followed, History, Stands
 from hyperflow.commands.records import Stream
 from hyperflow.commands.sources import Source
 from hyperflow.commands.written import Written
@@ -124,44 +124,47 @@ class _Follower:
 
     def __init__(self, array: ArrayRun, number: int, stream: Stream) -> None:
         self._array = array
-        self._number = number
+        self._task = Followed(number)
         self._stream: Stream = stream
         self._written = Written(stream, {number})
         self._token = ""
         self._end = 0
 
     def run(self) -> int:
-        """Go on until the task has ended, or the run has, or Ctrl-C."""
+        """Go on until the task has ended, or the run has, or Ctrl-C; return the exit code."""
+        number = self._task.number
         try:
             while True:
                 goes_on = self._array.goes_on()  # before the look: what was recorded by then is seen
                 stands = self._look(goes_on)
                 sys.stdout.flush()
-                if stands.record is not None and not stands.running and (stands.state != "failed" or not goes_on):
-                    break
-                if stands.state in ("done", "failed", "skipped", "cancelled") and not stands.running:
+                if stands.record is not None and stands.running is None:
                     break
                 if not goes_on:
-                    _say(f"task {self._number} is {stands.state}, and {self._array.run.name} does not run")
+                    _say(f"task {number} is {stands.state}, and {self._array.run.name} does not run")
                     return 1
                 time.sleep(PAUSE)
         except KeyboardInterrupt:
             return 130
         _say_what_is_left_out(stands, self._stream, self._token, self._end)
         if not self._token and stands.state in ("skipped", "cancelled"):
-            _say(f"task {self._number} is {stands.state}: it has not run")
+            _say(f"task {number} is {stands.state}: it has not run")
             return 1
         return 0
 
     def _look(self, goes_on: bool) -> Stands:
         """Print what has come; return how the task stands."""
-        with sources.opened(self._array.run.home) as opened:
-            stands = self._array.history(opened, goes_on=goes_on).stands(self._number)
+        home, number = self._array.run.home, self._task.number
+        running = history.running_in(home).get(number) if goes_on else None
+        with sources.opened(home) as opened:
+            stands = self._task.look(opened, running)
+            if running is not None and stands.record is not None and stands.record.token == running.token:
+                stands = stands._replace(running=None, state=stands.record.state)  # it has ended since
             self._written.look(opened)
             token = _token(stands, self._written)
             if token != self._token:
                 if self._token and self._end:
-                    _say(f"task {self._number} is tried again")
+                    _say(f"task {number} is tried again")
                 self._token, self._end = token, 0
-            self._end = _print(opened, self._written, self._number, token, self._end)
+            self._end = _print(opened, self._written, number, token, self._end)
         return stands

@@ -63,8 +63,11 @@ class History:
         """By number, which entry of which source has the newest record."""
         for at, source in enumerate(sources):
             self._look(at, source)
-        for number in self._running:
-            self._states[number] = _RUNNING
+        for number, one in list(self._running.items()):
+            if (record := self.record(number)) is not None and record.token == one.token:
+                del self._running[number]  # it has ended since
+            else:
+                self._states[number] = _RUNNING
 
     def _look(self, at: int, source: Source) -> None:
         for entry in source.scan(TASKS):
@@ -106,3 +109,26 @@ class History:
         entry, at = divmod(place, len(self._sources))
         text = self._sources[at].text(TASKS, entry)
         return None if text is None else TaskRecord.of(text)
+
+
+class Followed:
+    """How one task stands, looked at again and again: each time, only what has come since is read."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._seen: dict[str, int] = {}
+        self._newest: tuple[float, TaskRecord | None] = (0.0, None)
+
+    def look(self, sources: Sequence[Source], running: Running | None) -> Stands:
+        """Return how it stands now; `running` if it is believed to run."""
+        for source in sources:
+            for entry in source.scan(TASKS, self._seen.get(source.name, 0)):
+                self._seen[source.name] = entry.number
+                if number_of(entry.key) == self.number and entry.time >= self._newest[0]:
+                    text = entry.text if entry.text is not None else source.text(TASKS, entry.number)
+                    if text is not None:
+                        self._newest = entry.time, TaskRecord.of(text)
+        record = self._newest[1]
+        if running is not None:
+            return Stands(self.number, "running", record, running)
+        return Stands(self.number, "waiting" if record is None else record.state, record, None)

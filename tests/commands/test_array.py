@@ -334,3 +334,26 @@ def test_many_tasks_leave_few_files(tmp_path: Path) -> None:
     assert "1,900 done, 100 failed" in typed.err
     left = [path for path in run_of(tmp_path).rglob("*") if path.is_file()]
     assert len(left) < 50, sorted(map(str, left))
+
+
+def test_interrupted(tmp_path: Path) -> None:
+    """Ctrl-C ends what runs, says what to type, and counts as nobody's failure."""
+    with typing(
+        tmp_path, "array", "--range", "1-4", "--local", "--", "sh", "-c", "echo {n} >> ran; test -e ok || sleep 99"
+    ) as it:
+        block_until(lambda: (tmp_path / "ran").exists(), 40, "one runs")
+        os.kill(it.pid, signal.SIGINT)
+        assert it.wait(30) == 130
+    assert "interrupted" in start_of(run_of(tmp_path)).error
+    (tmp_path / "ok").touch()
+    typed = type_in(tmp_path, "resume")
+    assert typed.code == 0, typed.err
+    assert "4 done" in typed.err
+    assert "of them before" not in typed.err
+
+
+def test_retry_of_what_is_no_job(tmp_path: Path) -> None:
+    """Who names a run without --tasks is told what to type."""
+    typed = type_in(tmp_path, "retry", "some-run")
+    assert typed.code == 1
+    assert "hyperflow retry some-run --tasks failed" in typed.err

@@ -100,3 +100,19 @@ def test_detached(cluster: Cluster, tmp_path: Path) -> None:
     waited = typed(cluster, tmp_path, "wait", name)
     assert waited.code == 1, waited
     assert start_of(run_of(tmp_path)).exit_code == 1
+
+
+def test_driver_is_killed(cluster: Cluster, tmp_path: Path) -> None:
+    """When the driver is killed its Slurm job goes on; resumed, it is taken over, and each task has run once."""
+    command = ("--", "sh", "-c", "until test -e go; do sleep 0.05; done; echo {n} >> ran")
+    words = [sys.executable, "-m", "hyperflow", "array", "--range", "1-9", "--nodes", "1", "--time", "5", *command]
+    with cluster.login.start(words, cwd=tmp_path, env=NEEDED) as started:
+        block_until(lambda: "RUNNING" in cluster.slurm.squeue().values(), 40, "the job runs")
+        started.kill()
+        started.communicate(timeout=20)
+    (tmp_path / "go").touch()
+    ran = typed(cluster, tmp_path, "resume")
+    assert ran.code == 0, ran.err
+    assert "9 done" in ran.err
+    assert numbers(tmp_path / "ran") == [*range(1, 10)]
+    assert len(list((run_of(tmp_path) / "jobs").iterdir())) == 1

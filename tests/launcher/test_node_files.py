@@ -96,6 +96,26 @@ def test_the_disk_gets_full(node: Node, monkeypatch: pytest.MonkeyPatch) -> None
     assert node.peers.find(frames.NUMBER.pack(SEVEN)) is None
 
 
+def test_the_disk_gets_full_while_it_comes_from_another_node(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same; a parent that cannot give it is the head's business only."""
+
+    def full(fd: int, data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    node.comes(ONE)
+    assert node.files.fetched(SEVEN, "it has left")
+    assert not node.told()
+    monkeypatch.setattr("hyperflow.wire.shared_memory.os.write", full)
+    content = node.peers.find(frames.NUMBER.pack(SEVEN))
+    assert content is not None
+    with pytest.raises(OSError, match="No space left"):
+        content.block.append(memoryview(DATA))
+    assert node.files.fetched(SEVEN, "no room for it")
+    assert node.told()[0][1].error == errno.ENOSPC
+    assert [said.own for said in node.fetched()] == [False, True]
+    assert not node.files.fetched(SEVEN, "")
+
+
 def test_more_than_is_free(node: Node) -> None:
     """It is refused before anything comes."""
     node.comes(ONE, size=1 << 60)

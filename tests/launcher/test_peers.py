@@ -1,15 +1,18 @@
 """Contents go from launcher to launcher, over real connections; each node here is its select loop's turn."""
 
+import errno
 import hashlib
 import os
 import selectors
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hyperflow.launcher import peers as module
+from hyperflow.launcher.node_files import NodeFile
 from hyperflow.launcher.peers import PIECE, Peers
 from hyperflow.wire import proving
 from hyperflow.wire.shared_memory import Block
@@ -218,3 +221,60 @@ def test_no_more_than_so_many_children(node: Make, monkeypatch: pytest.MonkeyPat
         one.setblocking(False)
         with pytest.raises(BlockingIOError):
             one.recv(1)
+
+
+@pytest.fixture
+def file_of(tmp_path: Path) -> Iterator[Callable[[], NodeFile]]:
+    """Make files, which are closed with the test."""
+    made: list[NodeFile] = []
+
+    def make() -> NodeFile:
+        fd = os.open(tmp_path, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        made.append(NodeFile(fd, 0, len(DATA)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_wrong_bytes_in_a_file(node: Make, file_of: Callable[[], NodeFile]) -> None:
+    """A file computes its digest itself; what is wrong is dropped, and comes again from the next parent."""
+    wrong = bytes([DATA[0] ^ 1]) + DATA[1:]
+    bad, good, child = node().holds(wrong), node().holds(), node()
+    file = file_of()
+    child.peers.hold(NAME, file, len(DATA))
+    child.fetches(bad)
+    until(lambda: child.told, bad, child)
+    assert "does not have the head's digest" in child.told[0]
+    assert file.size == os.fstat(file.fd).st_size == 0
+
+    child.fetches(good)
+    until(lambda: len(child.told) == 2, good, child)
+    assert child.told[1] == ""
+    assert file.digest.hex() == DIGEST
+    assert os.pread(file.fd, len(DATA) + 1, 0) == DATA
+
+
+def test_a_parent_that_gives_it_up(node: Make) -> None:
+    """Its children notice at once, although they have all that was there, and wait for more."""
+    parent, child = node().holds(DATA[:PIECE]), node()
+    child.fetches(parent)
+    until(lambda: child.block.size == PIECE, parent, child)
+    parent.peers.end(NAME)
+    until(lambda: child.told, parent, child)
+    assert "has ended the connection" in child.told[0]
+    assert not parent.peers.children
+
+
+def test_no_room_for_a_file(node: Make, file_of: Callable[[], NodeFile]) -> None:
+    """The file remembers why: no other parent helps."""
+    parent, child, file = node().holds(), node(), file_of()
+    child.peers.hold(NAME, file, len(DATA))
+    os.close(file.fd)
+    file.fd = os.open("/dev/full", os.O_WRONLY)
+    child.fetches(parent)
+    until(lambda: child.told, parent, child)
+    assert "no room for it" in child.told[0]
+    assert file.failure is not None
+    assert file.failure.errno == errno.ENOSPC
