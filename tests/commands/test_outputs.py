@@ -12,7 +12,7 @@ import hyperflow as hf
 from hyperflow.commands.known import Known
 from hyperflow.commands.outputs import Recorder
 from hyperflow.commands.records import TaskRecord, piece_of, piece_text, task_key
-from hyperflow.commands.running import TaskDone
+from hyperflow.commands.running import TaskDone, TaskFailed, run_task
 from hyperflow.testing import open_inline_job
 
 
@@ -199,3 +199,33 @@ def test_posts_of_a_cancelled_evaluation_end() -> None:
     heard, blocks = hf.run_job_local(job(), cpus=1, progress=False)
     assert heard == list(range(len(heard)))
     assert blocks == 40
+
+
+@pytest.mark.process
+async def test_a_task_in_the_inline_environment(tmp_path: Path) -> None:
+    """A command runs there as on a worker."""
+    async with open_inline_job():
+        recorder = Recorder()
+        argv = ["/bin/sh", "-c", "pwd; sleep 0.7; exit 4"]
+        with pytest.raises(TaskFailed) as caught:
+            await hf.remote_eval(run_task, 1, argv, str(tmp_path), None, "")
+        record = await recorder.ended(1, "key", caught.value)
+        await recorder.close()
+    assert (record.exit_code, record.out, record.node) == (4, len(str(tmp_path)) + 1, caught.value.done.node)
+    assert caught.value.done.out_posted == record.out
+
+
+async def test_a_database_that_takes_nothing() -> None:
+    """Who waits for a record gets the error, each an own one; closing does not hang."""
+    async with open_inline_job() as env:
+
+        def broken(entries: list[tuple[str, str, str]]) -> asyncio.Future[list[None]]:
+            raise hf.DatabaseError(f"the disk is full: {len(entries)} entries")
+
+        env.database.record_all = broken  # type: ignore[method-assign]
+        recorder = Recorder()
+        recorded = [recorder.ended(number, "key", _done()) for number in (1, 2)]
+        for each in recorded:
+            with pytest.raises(hf.DatabaseError, match="the disk is full: 2 entries"):
+                await each
+        await recorder.close()
