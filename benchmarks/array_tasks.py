@@ -27,8 +27,6 @@ from benchmarks.work import WORKERS
 from hyperflow.wire import processes
 
 FEW, MANY = 100, 10_000
-FILES = 100_000
-SUBMITTED = 1_000_000
 MOST = 1.3
 """Times what posix_spawn costs."""
 
@@ -171,19 +169,6 @@ def hyperqueue(files: str = "") -> Figures:
 
         run(WORKERS)
         return further(run, tree_cpu)
-
-
-def submitted() -> Figures:
-    """Submit a million tasks by hyperflow: seconds and megabytes until the last one is, and then end it."""
-    raise NotImplementedError
-
-
-def left(count: int) -> int:
-    """Return how many files an array leaves."""
-    argv = array(count)
-    called(argv)
-    runs = Path(argv[argv.index("--base-dir") + 1])
-    return sum(path.is_file() for path in runs.rglob("*"))
 
 
 def reached(medians: Mapping[str, Figures]) -> bool:

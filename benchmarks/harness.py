@@ -35,6 +35,7 @@ QUESTIONS = (
     "chunked_map",
     "fresh_process",
     "commands",
+    "array_tasks",
     "process_cpu",
     "uneven",
     "arrays",

@@ -49,7 +49,12 @@ def test_whole(tmp_path: Path) -> None:
     assert first.inputs == {"data/x": "/base/sub/data/x", "y": "/other/y", "z": "https://example.org/z?q"}
     assert (first.outputs, first.on_failure) == (("out.txt",), ("core",))
     assert first.options == {
-        "cpus": 4, "gpus": 0.5, "memory": "2G", "time_limit": "10m", "retries": 2, "priority": -1,
+        "cpus": 4,
+        "gpus": 0.5,
+        "memory": "2G",
+        "time_limit": "10m",
+        "retries": 2,
+        "priority": -1,
     }
     assert second.after == (1, 1)
     assert second.inputs == {"here": "/base/there"}
@@ -68,7 +73,7 @@ TASK = '[[task]]\ncommand = ["true"]\n'
         ("[[tasks]]\ncpus = 1", "has the key 'tasks'; there are tables [[task]] only. Did you mean task?"),
         ("[[task]\n", "is no TOML"),
         ("[[task]]\ncpus = 1", "task 1: there is no command"),
-        (TASK + "comand = 1", "task 1: the key 'comand' means nothing. Did you mean command?"),
+        (TASK + "commandd = 1", "task 1: the key 'commandd' means nothing. Did you mean command?"),
         (TASK + 'name = "x"\ntimelimit = 1', "task 1 (x): the key 'timelimit' means nothing. Did you mean time_limit?"),
         ('[[task]]\ncommand = "./sim 3 \\"a b\\""', 'no shell: command = ["./sim", "3", "a b"]'),
         ("[[task]]\ncommand = []", "the command is empty"),

@@ -1,5 +1,6 @@
 """Files that stay on the node where they were made: who gets them from there, for how long, what their loss means."""
 
+import asyncio
 import gc
 import os
 import signal
@@ -147,6 +148,8 @@ async def test_it_is_lost_on_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyP
         greeting = engine_of(env).fleet.links[kept.node].greeting
         assert greeting is not None
         os.kill(greeting.pid, signal.SIGKILL)
-        for other in others:
-            with pytest.raises(hf.FileLost):
-                await other
+        found = await asyncio.gather(*others, return_exceptions=True)
+        lost = [one for one in found if isinstance(one, hf.FileLost)]
+        assert lost
+        # One may have run beside the file, and have read it before the node was lost.
+        assert all(one[1] == kept.node for one in found if one not in lost)
