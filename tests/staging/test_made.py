@@ -78,7 +78,7 @@ def test_links_to_inputs_are_followed(home: Path) -> None:
     assert names(home, "d", "directory") == [("", "directory"), ("same", "file")]
 
 
-@pytest.mark.parametrize("to", ["../secret", "/etc/passwd", "../../../../../etc/passwd", "/proc/self/environ", ".."])
+@pytest.mark.parametrize("to", ["../secret", "/etc/passwd", "../" * 20 + "etc/passwd", "/proc/self/environ", ".."])
 def test_links_that_lead_out(home: Path, to: str) -> None:
     """A link out of the sandbox is refused, wherever it is."""
     (home / "out").symlink_to(to)

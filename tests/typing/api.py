@@ -121,6 +121,10 @@ async def main() -> None:
     reveal_type(hf.remote_eval(area, 2.0, height=3.0))  # revealed: Job[float]
     reveal_type(await hf.remote_command(["lmp", "-in", "x"], nodes=2).using(cpus=4))  # revealed: CommandResult
     hf.remote_command(["lmp"], launcher="ssh")  # error: launcher
+    outputs: list[str | hf.Output] = ["c/", hf.Output("d", keep="node")]
+    made = await hf.remote_command(["bwa", hf.File("x"), hf.Output("y")], inputs={"a": "b"}, outputs=outputs, cpus=4)
+    reveal_type(made.files["y"])  # revealed: File
+    hf.remote_command(["bwa"], outputs=[3])  # error: int
     reveal_type(hf.remote_eval(fetch, "x", retries=2))  # revealed: Job[bytes]
     reveal_type(await hf.remote_eval(broken, 1))  # revealed: str | None
     reveal_type(await hf.remote_eval(functools.partial(area, 2.0)))  # revealed: float
