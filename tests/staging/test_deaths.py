@@ -232,3 +232,17 @@ def test_stale_ones(tmp_path: Path) -> None:
     scratch.remove_whole(made)
     assert not made.exists()
     assert base.exists()
+
+
+def test_which_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """$TMPDIR as the launcher has found it, unless it means nothing on this node; what is set comes before."""
+    name = f"hyperflow-{os.geteuid()}"
+    monkeypatch.setattr(scratch, "_own_tmpdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", "/of/the/head")
+    monkeypatch.setenv("HERE", str(tmp_path / "set"))
+    assert scratch._home("") == tmp_path / name
+    assert scratch._home("$HERE") == tmp_path / "set" / name
+    monkeypatch.setattr(scratch, "_own_tmpdir", "/of/the/head")
+    assert scratch._home("") == Path("/tmp") / name
+    with pytest.raises(OSError, match="absolute"):
+        scratch._home("$UNKNOWN")
