@@ -8,13 +8,14 @@ take as fast as they come waits: the head holds a few pieces for each worker.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Generator, Mapping
 from typing import Any
 
 from hyperflow import environment
 from hyperflow.commands.known import Known
 from hyperflow.commands.records import OUTPUT, TASKS, State, TaskRecord, piece_key, piece_text, task_key
-from hyperflow.commands.running import Posted, TaskDone, TaskFailed
+from hyperflow.commands.running import TELL_AFTER, Posted, TaskDone, TaskFailed
 from hyperflow.commands.under_way import UnderWay
 from hyperflow.database.entries import Entry
 from hyperflow.errors import DatabaseError
@@ -170,13 +171,21 @@ def _failed(error: TaskFailed, state: State | None) -> TaskRecord:
     return _record_of(done, state or "failed", (last or error.how)[:LONGEST_ERROR])
 
 
-def _lost(error: BaseException, said: tuple[Posted, dict[str, int]] | None, state: State | None) -> TaskRecord:
+def _lost(error: BaseException, said: tuple[Posted, dict[str, int], float] | None, state: State | None) -> TaskRecord:
     """Return the record of a task that did not end by itself, or did not begin."""
     if state is None:
         state = "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"
     words = in_words(error).split("\n")[0][:LONGEST_ERROR]
     if said is None:
         return TaskRecord(state, error=words, tries=0 if state in ("skipped", "cancelled") else 1)
-    last, ends = said
-    out, err = ends.get("out", 0), ends.get("err", 0)
-    return TaskRecord(state, node=last.node, tries=last.attempt, error=words, out=out, err=err, token=last.token)
+    last, ends, since = said
+    return TaskRecord(
+        state,
+        seconds=max(time.time() - since, 0.0) + TELL_AFTER,  # about
+        node=last.node,
+        tries=last.attempt,
+        error=words,
+        out=ends.get("out", 0),
+        err=ends.get("err", 0),
+        token=last.token,
+    )

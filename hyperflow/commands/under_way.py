@@ -58,14 +58,13 @@ class UnderWay:
         if posted.stream and posted.token == self._running[posted.number].token:
             self._ends[posted.number][posted.stream] = posted.place + len(posted.data)
 
-    def ended(self, number: int) -> tuple[Posted, dict[str, int]] | None:
-        """A task has ended; return what its last try has said first, and how much of each stream has come."""
+    def ended(self, number: int) -> tuple[Posted, dict[str, int], float] | None:
+        """A task has ended; return what its last try said first, how much of each stream has come, and since when."""
         posted = self._running.pop(number, None)
         if posted is None:
             return None
-        del self._since[number]
         self._write_soon()
-        return posted, self._ends.pop(number)
+        return posted, self._ends.pop(number), self._since.pop(number)
 
     def _write_soon(self) -> None:
         self._changed = True
