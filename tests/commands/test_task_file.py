@@ -49,7 +49,12 @@ def test_whole(tmp_path: Path) -> None:
     assert first.inputs == {"data/x": "/base/sub/data/x", "y": "/other/y", "z": "https://example.org/z?q"}
     assert (first.outputs, first.on_failure) == (("out.txt",), ("core",))
     assert first.options == {
-        "cpus": 4, "gpus": 0.5, "memory": "2G", "time_limit": "10m", "retries": 2, "priority": -1,
+        "cpus": 4,
+        "gpus": 0.5,
+        "memory": "2G",
+        "time_limit": "10m",
+        "retries": 2,
+        "priority": -1,
     }
     assert second.after == (1, 1)
     assert second.inputs == {"here": "/base/there"}
