@@ -170,11 +170,13 @@ def _failed(error: TaskFailed, state: State | None) -> TaskRecord:
     return _record_of(done, state or "failed", (last or error.how)[:LONGEST_ERROR])
 
 
-def _lost(error: BaseException, last: Posted | None, state: State | None) -> TaskRecord:
+def _lost(error: BaseException, said: tuple[Posted, dict[str, int]] | None, state: State | None) -> TaskRecord:
     """Return the record of a task that did not end by itself, or did not begin."""
     if state is None:
         state = "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"
     words = in_words(error).split("\n")[0][:LONGEST_ERROR]
-    if last is None:
+    if said is None:
         return TaskRecord(state, error=words, tries=0 if state in ("skipped", "cancelled") else 1)
-    return TaskRecord(state, node=last.node, tries=last.attempt, error=words, token=last.token)
+    last, ends = said
+    out, err = ends.get("out", 0), ends.get("err", 0)
+    return TaskRecord(state, node=last.node, tries=last.attempt, error=words, out=out, err=err, token=last.token)

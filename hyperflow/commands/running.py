@@ -28,6 +28,7 @@ from hyperflow import command
 from hyperflow.commands.records import OUTPUT, Stream
 from hyperflow.commands.streams import Output
 from hyperflow.errors import HyperflowError
+from hyperflow.wire import processes
 from hyperflow.worker import worker
 from hyperflow.worker.worker import WorkerInfo, log_line, worker_info
 
@@ -230,6 +231,10 @@ class _Task:
         try:
             if not self._ended(QUICK):
                 self._watch()
+        except BaseException:  # what it writes cannot be posted, say: nobody would hear of its end
+            processes.kill_all([pid, *processes.descendants(pid)])
+            os.wait4(pid, 0)
+            raise
         finally:
             if self._end >= 0:
                 os.close(self._end)

@@ -41,6 +41,8 @@ class UnderWay:
         self._file = directory / NAME
         self._running: dict[int, Posted] = {}
         self._since: dict[int, float] = {}
+        self._ends: dict[int, dict[str, int]] = {}
+        """By number and stream, where that ends so far."""
         self._writing: asyncio.Task[None] | None = None
         self._changed = False
         self._closed = False
@@ -51,15 +53,19 @@ class UnderWay:
         if before is None or before.token < posted.token:
             self._running[posted.number] = posted._replace(data=b"")
             self._since[posted.number] = time.time()
+            self._ends[posted.number] = {}
             self._write_soon()
+        if posted.stream and posted.token == self._running[posted.number].token:
+            self._ends[posted.number][posted.stream] = posted.place + len(posted.data)
 
-    def ended(self, number: int) -> Posted | None:
-        """A task has ended; return what it has said first in its last try."""
+    def ended(self, number: int) -> tuple[Posted, dict[str, int]] | None:
+        """A task has ended; return what its last try has said first, and how much of each stream has come."""
         posted = self._running.pop(number, None)
-        if posted is not None:
-            del self._since[number]
-            self._write_soon()
-        return posted
+        if posted is None:
+            return None
+        del self._since[number]
+        self._write_soon()
+        return posted, self._ends.pop(number)
 
     def _write_soon(self) -> None:
         self._changed = True

@@ -341,7 +341,7 @@ def test_interrupted(tmp_path: Path) -> None:
     with typing(
         tmp_path, "array", "--range", "1-4", "--local", "--", "sh", "-c", "echo {n} >> ran; test -e ok || sleep 99"
     ) as it:
-        block_until(lambda: (tmp_path / "ran").exists(), 40, "one runs")
+        block_until((tmp_path / "ran").exists, 40, "one runs")
         os.kill(it.pid, signal.SIGINT)
         assert it.wait(30) == 130
     assert "interrupted" in start_of(run_of(tmp_path)).error

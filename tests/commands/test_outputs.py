@@ -11,7 +11,7 @@ import pytest
 import hyperflow as hf
 from hyperflow.commands.known import Known
 from hyperflow.commands.outputs import Recorder
-from hyperflow.commands.records import TaskRecord, piece_of, piece_text, task_key
+from hyperflow.commands.records import OUTPUT, TaskRecord, piece_of, piece_text, task_key
 from hyperflow.commands.running import TaskDone, TaskFailed, run_task
 from hyperflow.testing import open_inline_job
 
@@ -229,3 +229,18 @@ async def test_a_database_that_takes_nothing() -> None:
             with pytest.raises(hf.DatabaseError, match="the disk is full: 2 entries"):
                 await each
         await recorder.close()
+
+
+@pytest.mark.process
+async def test_a_post_that_fails(tmp_path: Path) -> None:
+    """The task fails with that, and leaves no command."""
+    async with open_inline_job() as env:
+
+        def refuse(content: object) -> None:
+            raise OSError(f"no more: {content!r:.10}")
+
+        env.evaluator.receivers[OUTPUT] = refuse
+        pid = tmp_path / "pid"
+        with pytest.raises(OSError, match="no more"):
+            await hf.remote_eval(run_task, 1, ["/bin/sh", "-c", f"echo $$ > {pid}; sleep 100"], "", None, "")
+    assert not Path("/proc", pid.read_text().strip()).exists()

@@ -144,6 +144,7 @@ def test_a_worker_that_is_killed(tmp_path: Path) -> None:
     home, (record,) = run(tmp_path, shell("echo begun; sleep 1.2; kill -9 $PPID; sleep 30"), crash_limit=1)
     assert (record.state, record.exit_code) == ("failed", None)
     assert "WorkerDied" in record.error
+    assert (record.out, record.err, record.tries) == (6, 0, 1)
     assert written(home, 1) == b"begun\n"
 
 

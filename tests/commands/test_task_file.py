@@ -73,7 +73,7 @@ TASK = '[[task]]\ncommand = ["true"]\n'
         ("[[tasks]]\ncpus = 1", "has the key 'tasks'; there are tables [[task]] only. Did you mean task?"),
         ("[[task]\n", "is no TOML"),
         ("[[task]]\ncpus = 1", "task 1: there is no command"),
-        (TASK + "comand = 1", "task 1: the key 'comand' means nothing. Did you mean command?"),
+        (TASK + "commandd = 1", "task 1: the key 'commandd' means nothing. Did you mean command?"),
         (TASK + 'name = "x"\ntimelimit = 1', "task 1 (x): the key 'timelimit' means nothing. Did you mean time_limit?"),
         ('[[task]]\ncommand = "./sim 3 \\"a b\\""', 'no shell: command = ["./sim", "3", "a b"]'),
         ("[[task]]\ncommand = []", "the command is empty"),
