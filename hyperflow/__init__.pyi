@@ -58,8 +58,8 @@ from hyperflow.errors import LauncherError as LauncherError
 from hyperflow.errors import MemoryLimitExceeded as MemoryLimitExceeded
 from hyperflow.errors import MisuseError as MisuseError
 from hyperflow.errors import NodeLost as NodeLost
-from hyperflow.errors import NotInFlow as NotInFlow
 from hyperflow.errors import NothingToReduce as NothingToReduce
+from hyperflow.errors import NotInFlow as NotInFlow
 from hyperflow.errors import OutOfMemory as OutOfMemory
 from hyperflow.errors import OutputFailed as OutputFailed
 from hyperflow.errors import RemoteError as RemoteError
