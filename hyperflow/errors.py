@@ -356,7 +356,7 @@ class OutputFailed(HyperflowError):
         output: The output, as it was asked for.
         why: What is wrong with it, what is there instead, and what to do.
         node: Where the command ran; "" if it is this machine that is to blame.
-        log_file: Where its output is.
+        log_file: Where what it has printed is.
     """
 
     argv: list[str]
@@ -368,7 +368,7 @@ class OutputFailed(HyperflowError):
     def __str__(self) -> str:
         where = f" on {self.node}" if self.node else ""
         text = f"output {self.output!r} of command {self.argv!r}{where}: {self.why}"
-        return text + (f"\nits output is in {self.log_file}" if self.log_file else "")
+        return text + (f"\nwhat it has printed is in {self.log_file}" if self.log_file else "")
 
 
 @attrs.define(slots=False, repr=False)

@@ -20,6 +20,10 @@ from hyperflow.wire.numbers import TaskNumber
 logger = logging.getLogger("hyperflow")
 
 
+_POST, _POST_WITHIN = Post.__module__.encode(), 80
+"""What the pickle of a post begins with: other pieces, of a stream that nobody reads any more, are not unpickled."""
+
+
 class PieceTable:
     """All streams that run."""
 
@@ -47,7 +51,7 @@ class PieceTable:
         for number, _, _, payload, buffers in frames.results(body):
             found = self._fleet.links[worker.node].found(worker.number, buffers) if buffers else []
             pieces, evaluation = self._open.get(number), self._evaluations.get(number)
-            if pieces is None and self.receivers:
+            if pieces is None and _POST in bytes(payload[:_POST_WITHIN]):
                 self._on_post(worker, number, payload, found)
                 continue
             if pieces is None or evaluation is None:
@@ -71,7 +75,9 @@ class PieceTable:
         except BaseException as error:  # noqa: BLE001 (as below)
             logger.warning("%s has posted something that cannot be unpickled: %s", worker.name, in_words(error))
             return
-        receiver = self.receivers.get(post.to) if type(post) is Post else None
+        if type(post) is not Post:
+            return  # the piece of a stream that nobody reads any more
+        receiver = self.receivers.get(post.to)
         taken = receiver(post.content) if receiver is not None else None
         if taken is None:
             self._tell(worker, number, post.serial)

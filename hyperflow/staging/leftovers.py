@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,9 @@ from hyperflow import files
 from hyperflow.database.ownership import Owner
 from hyperflow.program import ProgramInfo
 from hyperflow.staging import exchange
+
+BEING_WRITTEN = 3600.0
+"""Seconds for which a marker without an owner counts as one that is being written."""
 
 NOTES = "landings"
 """The file in a run's directory that names the directories where its outputs came, a line each."""
@@ -85,5 +89,7 @@ def _is_gone(marker: str) -> bool:
         return True
     with suppress(OSError), files.opened(marker) as file:
         owner = Owner.from_text(file.read(65536).decode(errors="replace"))
-        return owner is not None and owner.is_gone()
+        if owner is not None:
+            return owner.is_gone()
+        return time.time() - os.fstat(file.fileno()).st_mtime > BEING_WRITTEN  # by a head that was killed just then
     return False

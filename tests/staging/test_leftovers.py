@@ -36,6 +36,14 @@ def test_only_what_nobody_has(tmp_path: Path, changes: dict[str, object], remove
     assert sorted(os.listdir(tmp_path)) == (["out.txt"] if removed else [MARKER, PART, "out.txt"])
 
 
+def test_a_marker_that_was_never_written(tmp_path: Path) -> None:
+    """A marker that says nothing is removed when it is old; a young one may be about to be written."""
+    (tmp_path / MARKER).touch()
+    assert leftovers.sweep(str(tmp_path)) == []
+    os.utime(tmp_path / MARKER, (1e9, 1e9))
+    assert leftovers.sweep(str(tmp_path)) == [MARKER]
+
+
 def test_parts_without_a_marker(tmp_path: Path) -> None:
     """A part without its marker is nobody's; what only looks a bit like one stays."""
     (tmp_path / PART).mkdir()

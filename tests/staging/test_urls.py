@@ -122,19 +122,19 @@ async def test_what_changes(server: Server) -> None:
 async def test_what_does_not_come(server: Server) -> None:
     """After some tries, the error says what came; nothing half is left; no secret is told."""
     server.cut_off = 100
-    secret = server.url.replace("//", "//me:hidden@") + "/x?X-Amz-Signature=covert&part=2"
+    secret = server.url.replace("//", "//me:hidden@") + "/x?X-Amz-Signature=private&part=2"
     async with open_inline_job() as env:
         with pytest.raises(
             hf.FileUnavailable, match=r"/x\?X-Amz-Signature=\.\.\.&part=2 did not come.*tried 4 times"
         ) as caught:
             _ = hf.File(secret).digest
         assert "hidden" not in str(caught.value)
-        assert "covert" not in str(caught.value)
+        assert "private" not in str(caught.value)
         assert "hidden" not in repr(hf.File(secret))
         with pytest.raises(hf.FileMissing, match="nothing at"):
             _ = hf.File(f"{server.url}/missing").digest
         with pytest.raises(hf.FileUnavailable, match="403"):
-            _ = hf.File(f"{server.url}/forbidden?token=covert").digest
+            _ = hf.File(f"{server.url}/forbidden?token=private").digest
         server.cut_off, server.changes = 0, 100
         with pytest.raises(hf.FileUnavailable, match="changed while it came"):
             _ = hf.File(f"{server.url}/x").digest
@@ -169,7 +169,7 @@ def test_other_schemes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is needed for a scheme is said when the File is made."""
     with pytest.raises(hf.FileUnavailable, match=r"nothing is known that reads htp://; is it misspelt\?"):
         hf.File("htp://h.org/x")
-    with pytest.raises(hf.FileUnavailable, match=r"[Ii]nstall"):
+    with pytest.raises(hf.FileUnavailable, match=r"(?i)install"):
         hf.File("s3://bucket/x")
     imported = builtins.__import__
 
