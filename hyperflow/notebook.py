@@ -161,7 +161,7 @@ async def start(opener: AbstractAsyncContextManager[E]) -> E:
     return env
 
 
-async def start_local(
+async def start_local(  # noqa: PLR0913 (those of open_local_job)
     *,
     cpus: int | None = None,
     gpus: Sequence[str] | None = None,

@@ -99,6 +99,7 @@ def test_what_each_task_is_given(tmp_path: Path) -> None:
     assert outputs(tmp_path) == "1=b {n} d1 x read 1\n2=b {n} d2 x read 2\n"
 
 
+@pytest.mark.timeout(120)  # many commands, one after the other
 def test_exit_codes_and_retry(tmp_path: Path) -> None:
     """Failures are counted and told, with what to type; what is retried is what has failed, and each is done once."""
     command = ("sh", "-c", "test -e ok || test {n} -gt 3 && echo {n} >> ran")
@@ -168,6 +169,7 @@ def _session(pid: int) -> int:
         return -1
 
 
+@pytest.mark.timeout(120)  # many commands, one after the other
 def test_killed_and_resumed(tmp_path: Path) -> None:
     """After kill -9 of everything, what was recorded is not run again; of the rest, only what ran may run twice."""
     words = (
@@ -193,6 +195,7 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
     assert twice <= len(before) - known, "what was recorded has run again"
 
 
+@pytest.mark.timeout(120)  # many commands, one after the other
 def test_live_run_is_not_retried(tmp_path: Path) -> None:
     """A run that is alive is left alone, and what to type is said; `--detach` leaves it, `wait` comes back to it."""
     go = tmp_path / "go"

@@ -1,4 +1,4 @@
-"""What is recorded of an array, in the database of its run and in those of its jobs, while entries go to that."""
+"""What is recorded of an array, in the databases of its run and its jobs, while entries go from these to that."""
 
 import sqlite3
 from contextlib import closing
