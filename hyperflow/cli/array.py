@@ -20,7 +20,7 @@ from hyperflow.commands import program
 from hyperflow.commands.checking import check
 from hyperflow.commands.program import WRONG
 from hyperflow.commands.spec import ArraySpec
-from hyperflow.commands.typed import NO_PLACE, NOTHING_MADE, NOTHING_OF, Made, Of, Placed, spec_of
+from hyperflow.commands.typed import NO_PLACE, NOTHING_EACH, NOTHING_OF, Each, Of, Placed, spec_of
 from hyperflow.console.options import Resources
 from hyperflow.errors import HyperflowError
 from hyperflow.records import record
@@ -67,7 +67,7 @@ def array(  # noqa: PLR0913 (options that people type)
     /,
     *,
     of: Annotated[Of, Parameter(name="*", group=TASKS)] = NOTHING_OF,
-    made: Annotated[Made, Parameter(name="*", group=EACH)] = NOTHING_MADE,
+    each: Annotated[Each, Parameter(name="*", group=EACH)] = NOTHING_EACH,
     placed: Annotated[Placed, Parameter(name="*", group=WHERE)] = NO_PLACE,
     resources: Annotated[Resources, Parameter(name="*", group=SLURM)] = NO_RESOURCES,
     max_failed: Annotated[
@@ -108,7 +108,7 @@ def array(  # noqa: PLR0913 (options that people type)
     try:
         given = None if the_command is None else list(map(str, json.loads(the_command)))
         placed = attrs.evolve(placed, progress=progress)
-        spec = spec_of(file, given, of, made, placed, resources)
+        spec = spec_of(file, given, of, each, placed, resources)
         spec = attrs.evolve(spec, max_failed=_at_least_one(max_failed), words=tuple(sys.argv[1 : MOST_WORDS + 1]))
         check(spec, programs=not no_check)
         if dry_run:
@@ -120,7 +120,7 @@ def array(  # noqa: PLR0913 (options that people type)
     name = program.typed(home)
     what = "1 task" if spec.count == 1 else f"{spec.count:,} tasks"
     print(f"run {home.name}: {what}; hyperflow tasks {name}", file=sys.stderr, flush=True)
-    del of, made
+    del of, each
     return _detached(home) if detach else answering(program.run)(home)
 
 

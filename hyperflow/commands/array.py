@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 
 from hyperflow import environment, failures
 from hyperflow._job import job
-from hyperflow.commands.digests import Digests
 from hyperflow.commands.graph import Graph
-from hyperflow.commands.keys import key_of
+from hyperflow.commands.keys import Digests, key_of
 from hyperflow.commands.outputs import Recorder
 from hyperflow.commands.records import State
 from hyperflow.commands.running import run_task
 from hyperflow.commands.shares import chosen_of, share_of
-from hyperflow.commands.spec import ArraySpec, TaskSpec
+from hyperflow.commands.spec import ArraySpec
 from hyperflow.commands.tally import Counts, Tally
+from hyperflow.commands.task_spec import TaskSpec
 from hyperflow.errors import (
     DatabaseError,
     EnvironmentClosed,

@@ -6,15 +6,17 @@ many more. What a task makes that another one comes after need not be there yet.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
 from hyperflow.commands.reading import LONGEST, MOST_SHOWN
 from hyperflow.commands.spec import ArraySpec
-from hyperflow.commands.task_spec import TaskSpec, is_url
+from hyperflow.commands.task_spec import TaskSpec
 from hyperflow.commands.templates import JSON, meant
 from hyperflow.errors import ConfigurationError
 from hyperflow.saying import printable
+from hyperflow.staging.file import is_url
 
 
 def check(spec: ArraySpec, *, programs: bool = True) -> None:
@@ -47,8 +49,6 @@ def _check_members(spec: ArraySpec) -> None:
     names = sorted(name.removeprefix(JSON) for name in spec.form.names() if name.startswith(JSON))
     if not names:
         return
-    import json  # noqa: PLC0415 (only here)
-
     for number, text in enumerate(spec.values, 1):
         members = json.loads(text)
         for name in names:

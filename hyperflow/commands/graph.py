@@ -14,10 +14,7 @@ class Graph:
 
     def __init__(self, after: Mapping[int, Sequence[int]]) -> None:
         self._missing = {number: len(set(before)) for number, before in after.items() if before}
-        self._behind: dict[int, list[int]] = {}
-        for number, before in after.items():
-            for each in set(before):
-                self._behind.setdefault(each, []).append(number)
+        self._behind = _behind(after)
 
     def is_free(self, number: int) -> bool:
         """Whether it waits for no other one any more."""
@@ -43,6 +40,27 @@ class Graph:
                     self._missing[each] = -1  # it never is free
                     pending.append(each)
                     yield each, at
+
+
+def _behind(after: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
+    """Return what comes right after each task."""
+    found: dict[int, list[int]] = {}
+    for number, before in after.items():
+        for each in set(before):
+            found.setdefault(each, []).append(number)
+    return found
+
+
+def with_all_behind(numbers: Iterable[int], after: Mapping[int, Sequence[int]]) -> set[int]:
+    """Return these tasks, and all that come after them at any distance."""
+    behind = _behind(after)
+    found = set(numbers)
+    pending = list(found)
+    while pending:
+        new = [each for each in behind.get(pending.pop(), ()) if each not in found]
+        found.update(new)
+        pending += new
+    return found
 
 
 def circle(after: Mapping[int, Sequence[int]]) -> list[int]:

@@ -16,7 +16,7 @@ from typing import NamedTuple, get_args
 from hyperflow.commands import under_way
 from hyperflow.commands.records import TASKS, State, TaskRecord, number_of, state_in
 from hyperflow.commands.sources import Source
-from hyperflow.commands.spec import ArraySpec
+from hyperflow.commands.spec import PLACE, ArraySpec
 from hyperflow.commands.under_way import Running
 
 STATES: tuple[State, ...] = get_args(State)
@@ -39,7 +39,7 @@ def spec_of(home: Path) -> ArraySpec | None:
     Raises:
         ConfigurationError: It cannot be read.
     """
-    return ArraySpec.read(home / "array") if (home / "array").is_dir() else None
+    return ArraySpec.read(home / PLACE) if (home / PLACE).is_dir() else None
 
 
 def running_in(home: Path) -> dict[int, Running]:

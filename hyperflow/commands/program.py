@@ -19,20 +19,16 @@ from hyperflow._cluster import cluster, remote_eval_job
 from hyperflow._job import run_in_new_loop, run_job_local, run_job_slurm
 from hyperflow.commands.array import run_array
 from hyperflow.commands.shares import chosen_of, shares_of
-from hyperflow.commands.spec import ArraySpec
+from hyperflow.commands.spec import PLACE, ArraySpec, Way
 from hyperflow.commands.starts import Start
 from hyperflow.commands.tally import Counts
-from hyperflow.commands.ways import Way
 from hyperflow.concurrent import map_concurrently
 from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowError
 from hyperflow.flow import Flow
-from hyperflow.program import ProgramInfo
+from hyperflow.program import ProgramInfo, is_url
 from hyperflow.records import record
 from hyperflow.saying import printable
 from hyperflow.slurm.script import SbatchOptions
-
-PLACE = "array"
-"""The directory of an array in that of its run."""
 
 WRONG = 2
 INTERRUPTED = 130
@@ -64,8 +60,6 @@ def check_way(spec: ArraySpec) -> ArraySpec:
 
 def make(spec: ArraySpec, base_dir: Path, database: str | None) -> ProgramInfo:
     """Make a run of an array; nothing of it runs yet. Raises ConfigurationError."""
-    from hyperflow.program import is_url  # noqa: PLC0415 (a name of the same module as above)
-
     named = {"database": database} if database is not None and is_url(database) else {"start_from": database}
     program = ProgramInfo.new(base_dir, **named)
     place = program.log_dir.parent / PLACE
@@ -76,11 +70,6 @@ def make(spec: ArraySpec, base_dir: Path, database: str | None) -> ProgramInfo:
     except OSError as error:
         raise ConfigurationError(f"{place} cannot be written: {error.strerror}") from None
     return program
-
-
-def is_array(home: Path) -> bool:
-    """Whether a run is one of an array."""
-    return (home / PLACE / "spec.json").is_file()
 
 
 def run(home: Path, chosen: str = "") -> int:
@@ -164,8 +153,6 @@ class _Run:
 
     def _new(self) -> ProgramInfo:
         """Return the program of a run that has not begun."""
-        from hyperflow.program import is_url  # noqa: PLC0415 (a name of the same module as above)
-
         program = ProgramInfo.existing(self._home, self._home.name, self._home / "results.sqlite")
         kept = self._home / PLACE / "database"
         if not kept.exists():

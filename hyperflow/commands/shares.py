@@ -52,13 +52,4 @@ def chosen_of(spec: ArraySpec, chosen: str) -> Collection[int] | str | None:
         raise ConfigurationError(
             f"--tasks {chosen}: there is no task {wrong[0]}; they are numbered from 1 to {spec.count:,}"
         )
-    behind: dict[int, list[int]] = {}
-    for number, before in spec.after.items():
-        for each in before:
-            behind.setdefault(each, []).append(number)
-    pending = list(found)
-    while pending:
-        new = [each for each in behind.get(pending.pop(), ()) if each not in found]
-        found.update(new)
-        pending += new
-    return found
+    return graph.with_all_behind(found, spec.after)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hyperflow import staged as commands
+from hyperflow import staged as command
 from hyperflow.commands.running import TaskDone, run_task
-from hyperflow.commands.spec import TaskSpec
+from hyperflow.commands.task_spec import TaskSpec
 from hyperflow.flow import Job, Native
 from hyperflow.remote import remote_eval
 from hyperflow.staging.naming import Plan
@@ -19,7 +19,7 @@ def staged(task: TaskSpec) -> Job[TaskDone]:
 
 def plan_of(task: TaskSpec) -> Plan:
     """Return a task as it runs in its sandbox."""
-    return commands.plan_of(
+    return command.plan_of(
         task.command,
         inputs=dict(task.inputs),
         outputs=task.outputs,
@@ -35,7 +35,7 @@ async def _staged(task: TaskSpec) -> TaskDone:
     def submit(plan: Plan, ticket: Ticket) -> Job[tuple[TaskDone, str]]:
         return remote_eval(run_in_sandbox, plan, ticket, task.number, env)
 
-    done, _ = await commands.carry_out(plan_of(task), submit)
+    done, _ = await command.carry_out(plan_of(task), submit)
     return done
 
 

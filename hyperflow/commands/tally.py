@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -12,14 +11,6 @@ from hyperflow.commands.records import State, TaskRecord
 
 _STATES: tuple[State, ...] = ("waiting", "done", "failed", "skipped", "cancelled")
 _CODES = {state: code for code, state in enumerate(_STATES)}
-
-
-class Known(Protocol):
-    """What is recorded already, as `Recorder.known` gives it."""
-
-    def get(self, key: tuple[int, str], /) -> TaskRecord | None:
-        """Return the newest record of a task under a key."""
-        ...
 
 
 @attrs.frozen
@@ -68,11 +59,16 @@ class Tally:
 
     Args:
         numbers: These.
-        known: What is recorded of them.
+        known: What is recorded of them, by number and key.
         chosen: Those that were asked for; "failed" for those that are recorded as failed or skipped; None for all.
     """
 
-    def __init__(self, numbers: Sequence[int], known: Known, chosen: Collection[int] | str | None = None) -> None:
+    def __init__(
+        self,
+        numbers: Sequence[int],
+        known: Mapping[tuple[int, str], TaskRecord],
+        chosen: Collection[int] | str | None = None,
+    ) -> None:
         self.numbers = numbers
         self._known, self._chosen = known, chosen
         self._states = bytearray(numbers[-1] + 1 if numbers else 0)

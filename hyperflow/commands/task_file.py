@@ -22,12 +22,13 @@ import attrs
 
 from hyperflow.commands import graph
 from hyperflow.commands.reading import read_bytes, shown
-from hyperflow.commands.task_spec import TaskSpec, absolute, inputs_of, is_url
+from hyperflow.commands.task_spec import TaskSpec, absolute, inputs_of
 from hyperflow.commands.templates import meant
 from hyperflow.environment import changed
 from hyperflow.errors import ConfigurationError
 from hyperflow.options import JobOptions, OptionChanges, Options
 from hyperflow.saying import printable, short_repr, unfit_name
+from hyperflow.staging.file import is_url
 
 OPTIONS = (
     "cpus",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os.path
 import posixpath
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,8 +11,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from hyperflow.errors import ConfigurationError
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+from hyperflow.staging.file import is_url
 
 
 @attrs.frozen
@@ -55,11 +53,6 @@ class TaskSpec:
     def title(self) -> str:
         """What sentences call it: `task 17`, `task 17 (align)`."""
         return f"task {self.number} ({self.name})" if self.name else f"task {self.number}"
-
-
-def is_url(path: str) -> bool:
-    """Whether a file is named by a URL."""
-    return _URL.match(path) is not None
 
 
 def absolute(path: str, cwd: str) -> str:

@@ -16,10 +16,9 @@ from cyclopts import Parameter
 
 from hyperflow.commands.form import Form
 from hyperflow.commands.reading import read_lines, read_numbers, read_objects
-from hyperflow.commands.spec import ArraySpec, Kind
+from hyperflow.commands.spec import ArraySpec, Kind, Way
 from hyperflow.commands.task_file import read_tasks
 from hyperflow.commands.templates import escaped
-from hyperflow.commands.ways import Way
 from hyperflow.console.options import AT_LEAST_ONE, Resources
 from hyperflow.environment import changed
 from hyperflow.errors import ConfigurationError
@@ -51,7 +50,7 @@ class Of:
 
 
 @attrs.frozen
-class Made:
+class Each:
     """What each task is given; in all but the resources there may be placeholders."""
 
     cpus: Annotated[int | None, Parameter(help="CPUs.", validator=AT_LEAST_ONE)] = None
@@ -135,16 +134,16 @@ class Placed:
         )
 
 
-NOTHING_OF, NOTHING_MADE, NO_PLACE = Of(), Made(), Placed()
+NOTHING_OF, NOTHING_EACH, NO_PLACE = Of(), Each(), Placed()
 
 
 def spec_of(
-    file: str | None, command: list[str] | None, of: Of, made: Made, placed: Placed, resources: Resources
+    file: str | None, command: list[str] | None, of: Of, each: Each, placed: Placed, resources: Resources
 ) -> ArraySpec:
     """Return the array that is meant; raises ConfigurationError."""
     directory = os.getcwd()
-    options = made.options()
-    way = placed.way(resources, made.cpus or 1)
+    options = each.options()
+    way = placed.way(resources, each.cpus or 1)
     sources = {"FILE": file, **{f"--{name.replace('_', '-')}": value for name, value in attrs.asdict(of).items()}}
     named = [name for name, value in sources.items() if value is not None]
     if not named:
@@ -156,7 +155,7 @@ def spec_of(
     if file is not None:
         if command is not None:
             raise ConfigurationError("a file of tasks has their commands; leave out what is behind --")
-        _check_plain(made)
+        _check_plain(each)
         return ArraySpec("tasks", read_tasks(file, directory), None, options, way=way, directory=directory)
     if not command:
         raise ConfigurationError(
@@ -166,13 +165,13 @@ def spec_of(
     kind, values, known = _values(of)
     form = Form(
         command,
-        os.path.join(escaped(directory), made.cwd or "") if made.cwd else escaped(directory),
+        os.path.join(escaped(directory), each.cwd or "") if each.cwd else escaped(directory),
         known,
-        _variables(made.env),
-        made.stdin or "",
-        made.input,
-        made.output,
-        made.on_failure,
+        _variables(each.env),
+        each.stdin or "",
+        each.input,
+        each.output,
+        each.on_failure,
     )
     of_program = PurePath(command[0]).name[:LONGEST_NAME]
     if "name" not in options and form.templates["command"][0].is_plain and not unfit_name(of_program) and of_program:
@@ -192,10 +191,10 @@ def _behind(file: str | None, command: list[str] | None) -> str:
     return f"; does {file!r} begin the command? That stands behind --" if file is not None and command is None else ""
 
 
-def _check_plain(made: Made) -> None:
+def _check_plain(each: Each) -> None:
     """Refuse what each task of a file says for itself."""
     for name in ("env", "cwd", "stdin", "input", "output", "on_failure"):
-        if getattr(made, name):
+        if getattr(each, name):
             raise ConfigurationError(f"--{name.replace('_', '-')}: each [[task]] of a file says that for itself")
 
 

@@ -68,7 +68,7 @@ class File:
         self._begin()
         if given.startswith(_LOCAL):
             given = given.removeprefix(_LOCAL)
-        elif _URL.match(given):
+        elif is_url(given):
             from hyperflow.staging import urls  # noqa: PLC0415 (few programs need it)
 
             urls.check(given)
@@ -287,6 +287,11 @@ class File:
             f"{self.source} is not what it was when the program first used it: then {was}sha256 {self._digest[:12]}; "
             f"now {now}. Let nobody change it while the program runs; to use the new one, make a new File of it"
         )
+
+
+def is_url(text: str) -> bool:
+    """Whether something is a URL and not a path."""
+    return _URL.match(text) is not None
 
 
 def _known(

@@ -19,7 +19,7 @@ import attrs
 
 from hyperflow.errors import ConfigurationError, MisuseError
 from hyperflow.saying import kind_name
-from hyperflow.staging.file import File
+from hyperflow.staging.file import File, is_url
 from hyperflow.staging.output import Keep, Output
 
 Kind: TypeAlias = Literal["file", "directory", "files"]
@@ -29,7 +29,6 @@ Inputs: TypeAlias = "Mapping[str, Given] | Sequence[Given]"
 Outputs: TypeAlias = "Sequence[str | os.PathLike[str] | Output]"
 
 _GLOB = re.compile(r"[*?\[]")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @attrs.frozen
@@ -231,11 +230,6 @@ def as_word(name: str) -> str:
 def as_program(word: str, name: str) -> str:
     """Return what starts a program that is a file in the sandbox: it is not sought in PATH."""
     return word if "/" in word else f"./{name}"
-
-
-def is_url(text: str) -> bool:
-    """Whether something is a URL and not a path."""
-    return _URL.match(text) is not None
 
 
 def last_part(source: str) -> str:

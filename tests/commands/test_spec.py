@@ -14,10 +14,10 @@ from hyperflow.commands.form import Form
 from hyperflow.commands.keys import key_of
 from hyperflow.commands.reading import read_numbers
 from hyperflow.commands.shares import chosen_of, share_of, shares_of
-from hyperflow.commands.spec import ArraySpec, TaskSpec
+from hyperflow.commands.spec import ArraySpec, Way
 from hyperflow.commands.starts import Start
 from hyperflow.commands.tally import Counts
-from hyperflow.commands.ways import Way
+from hyperflow.commands.task_spec import TaskSpec
 from hyperflow.errors import ConfigurationError
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\n"), min_size=1, max_size=9)

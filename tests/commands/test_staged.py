@@ -8,8 +8,8 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.commands.running import TaskFailed
-from hyperflow.commands.spec import TaskSpec
 from hyperflow.commands.staged import plan_of, staged
+from hyperflow.commands.task_spec import TaskSpec
 from tests.support import local
 
 
