@@ -99,6 +99,13 @@ def sync_directory(path: Path) -> None:
         os.close(number)
 
 
+def write_all(number: int, data: bytes) -> None:
+    """Write all of this to a descriptor: the kernel may take less at a time. Raises OSError."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(number, left) :]
+
+
 def read_text(path: Path) -> str:
     """Return what a file says, "" if it cannot be read. Bytes that are no UTF-8 are replaced."""
     try:

@@ -141,8 +141,9 @@ def _kept(manifest: Manifest | None) -> dict[str, File]:
     made: dict[str, File] = {}
     for kept in () if manifest is None else manifest.kept:
         name = os.path.basename(kept.name)
-        made[kept.name] = file = File.known(kept.path, kept.digest, kept.size, node=kept.node, name=name)
-        follow(file, kept.digest)
+        at = kept.at
+        made[kept.name] = file = File.known(at.path, at.digest, at.size, node=at.node, name=name)
+        follow(file, at.digest)
     return made
 
 

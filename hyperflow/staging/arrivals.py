@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperflow import files
+from hyperflow.staging.content import leads_out
 from hyperflow.staging.parts import Entry, Piece, in_tree
 
 _OPEN = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -34,9 +35,7 @@ class Arrivals:
         if self._sizes.get(place, 0) != piece.offset:
             raise ValueError(f"a piece of {piece.name or piece.asked!r} is missing before byte {piece.offset}")
         number = self._opened(place)
-        left = memoryview(piece.content)
-        while left:
-            left = left[os.write(number, left) :]
+        files.write_all(number, piece.content)
         self._sizes[place] = piece.offset + len(piece.content)
         self._digests.setdefault(place, hashlib.sha256()).update(piece.content)
 
@@ -100,6 +99,5 @@ def _check(name: str, is_tree: bool) -> None:
 
 
 def _check_link(entry: Entry) -> None:
-    leads = os.path.normpath(os.path.join(os.path.dirname(entry.name), entry.target))
-    if os.path.isabs(entry.target) or leads.split("/")[0] == "..":
+    if leads_out(entry.name, entry.target):
         raise ValueError(f"{entry.name!r} is a link out of the output, to {entry.target!r}")

@@ -73,7 +73,7 @@ def _check_name(entry: Entry) -> None:
     parts = entry.name.split("/")
     if entry.name.startswith("/") or {"", ".", ".."} & set(parts) or "\0" in entry.name:
         raise ValueError(f"it names {entry.name!r}")
-    if entry.kind == "link" and _leads_out(entry.name, entry.target):
+    if entry.kind == "link" and leads_out(entry.name, entry.target):
         raise ValueError(f"its link {entry.name!r} leads out of it, to {entry.target!r}")
 
 
@@ -130,7 +130,7 @@ def walk(top: Path, names: Sequence[str] | None = None) -> Iterator[tuple[str, o
         seen.add(name)
         found = os.lstat(top / name)
         target = os.readlink(top / name) if stat.S_ISLNK(found.st_mode) else ""
-        if target and _leads_out(name, target):
+        if target and leads_out(name, target):
             raise FileUnavailable(
                 f"{top / name} is a symbolic link that leads out of {top}, to {target}: on another node it would lead "
                 "elsewhere. Put a copy in its place, or give that file as a File of its own"
@@ -146,7 +146,8 @@ def _with_parents(names: Sequence[str]) -> set[str]:
     return {"/".join(parts[:end]) for parts in (name.split("/") for name in names) for end in range(1, len(parts) + 1)}
 
 
-def _leads_out(name: str, target: str) -> bool:
+def leads_out(name: str, target: str) -> bool:
+    """Whether a link leads out of the directory that it is in, at any depth."""
     if os.path.isabs(target):
         return True
     end = os.path.normpath(os.path.join(os.path.dirname(name), target))

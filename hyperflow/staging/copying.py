@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hyperflow.errors import FileUnavailable
-from hyperflow.files import opened
+from hyperflow.files import opened, write_all
 from hyperflow.staging import content
 from hyperflow.staging.content import CHUNK, Entry, State
 from hyperflow.wire.scratch import remove
@@ -76,9 +76,7 @@ def _copied(read: Callable[[int], bytes], to: Path, mode: int) -> str:
     try:
         while data := read(CHUNK):
             digest.update(data)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(made, view) :]
+            write_all(made, data)
         os.fchmod(made, mode)
     finally:
         os.close(made)

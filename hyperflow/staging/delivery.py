@@ -15,9 +15,9 @@ from pathlib import Path
 
 from hyperflow import files
 from hyperflow.errors import OutputFailed
-from hyperflow.saying import as_written
-from hyperflow.staging import keeping
+from hyperflow.staging import content, keeping
 from hyperflow.staging.cache import node_cache
+from hyperflow.staging.full_disk import FULL, no_room
 from hyperflow.staging.made import Found
 from hyperflow.staging.naming import Wanted
 from hyperflow.staging.parts import (
@@ -34,9 +34,6 @@ from hyperflow.staging.parts import (
     part_of,
 )
 from hyperflow.worker.worker import post, worker_info
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the kernel says where something does not fit."""
 
 _NOT_FROM_HERE = (errno.EACCES, errno.EPERM, errno.EROFS)
 """What it says where this node sees a directory, but may not write there."""
@@ -76,11 +73,9 @@ class Delivery:
     def keep(self, wanted: Wanted, found: Iterable[Found]) -> None:
         """An output stays in this node's cache."""
         for one in found:
-            digest, size = digest_file(one.path)
+            digest, state = content.digest_file(one.path)
             there = node_cache().put(Path(one.path), digest)
-            keeping.keep(there, digest, size)
-            name = one.name or wanted.asked
-            self._kept.append(Kept(name, str(there), digest, size, worker_info().node))
+            self._kept.append(Kept(one.name or wanted.asked, keeping.keep(there, digest, state.size)))
 
     def end(self, failed: bool) -> str:
         """Say that all is there; return the name of this try."""
@@ -123,33 +118,6 @@ class Delivery:
         return OutputFailed(self._argv, wanted.asked, f"it cannot be brought to {place}: {error}", worker_info().node)
 
 
-def free_at(place: str | os.PathLike[str]) -> int:
-    """Return how many bytes the user may still write in a directory; -1 where nobody knows."""
-    try:
-        found = os.statvfs(place)
-    except OSError:
-        return -1
-    return found.f_bavail * found.f_frsize
-
-
-def no_room(place: str) -> str:
-    """Say that a directory at home has no room, and what to do."""
-    room = as_written(max(free_at(place), 0))
-    return (
-        f"there is no room for it in {place} ({room} are free). What was there before is untouched; free space, raise "
-        'the quota, name another place: Output("/large/..."), or leave it on its node: Output(..., keep="node")'
-    )
-
-
-def digest_file(path: str) -> tuple[str, int]:
-    """Return digest and size of a file."""
-    digest, size = hashlib.sha256(), 0
-    for piece in pieces_of(path):
-        digest.update(piece)
-        size += len(piece)
-    return digest.hexdigest(), size
-
-
 def _entry(asked: str, one: Found) -> Entry:
     always = {"file": 0o600, "directory": 0o700, "link": 0o777}[one.kind]
     return Entry(asked, one.name, one.kind, mode=one.mode | always, target=one.target)
@@ -165,9 +133,7 @@ def _written(place: str, one: Found) -> tuple[int, str]:
         for piece in pieces_of(one.path):
             digest.update(piece)
             size += len(piece)
-            left = memoryview(piece)
-            while left:
-                left = left[os.write(number, left) :]
+            files.write_all(number, piece)
         os.fchmod(number, one.mode | 0o600)
         os.fsync(number)
     finally:

@@ -7,7 +7,7 @@ import os
 import stat
 
 from hyperflow.errors import ConfigurationError
-from hyperflow.staging.delivery import FULL, no_room
+from hyperflow.staging.full_disk import FULL, no_room
 from hyperflow.staging.naming import Wanted
 
 _CAUSES = {

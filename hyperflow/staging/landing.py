@@ -31,7 +31,7 @@ from hyperflow.errors import OutputFailed
 from hyperflow.saying import in_words
 from hyperflow.staging import destinations, exchange
 from hyperflow.staging.arrivals import Arrivals
-from hyperflow.staging.delivery import FULL, no_room
+from hyperflow.staging.full_disk import FULL, no_room
 from hyperflow.staging.naming import Plan, Wanted
 from hyperflow.staging.parts import Begun, Entry, Manifest, Piece, Post, Ticket, in_tree, part_of
 

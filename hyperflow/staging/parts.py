@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import attrs
 
+from hyperflow.staging.keeping import KeptAt
+
 RECEIVER = "landing"
 """Who takes what workers post of outputs."""
 
@@ -74,10 +76,7 @@ class Kept(NamedTuple):
     """A file that stays on its node, in the cache there."""
 
     name: str  # the output, or what fits its pattern
-    path: str
-    digest: str
-    size: int
-    node: str
+    at: KeptAt
 
 
 class Manifest(NamedTuple):

@@ -21,8 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hyperflow.errors import OutputFailed, ScratchFull
-from hyperflow.staging.delivery import FULL, Delivery, free_at
+from hyperflow.staging.delivery import Delivery
 from hyperflow.staging.exchange import unlock
+from hyperflow.staging.full_disk import FULL, free_at
 from hyperflow.staging.made import Made, Unfit
 from hyperflow.staging.naming import Plan, Wanted
 from hyperflow.staging.parts import Ticket
