@@ -60,7 +60,7 @@ public-types: .venv/installed-dev
 	$(PY) -m tests.public_types
 
 # What their own unit tests reach of the pure modules; it may not fall. ARGUMENTS=--write records what it is now.
-PURE := scheduling locking master slurm wire model database/test_keys.py test_config.py head/test_bulk.py head/test_turns.py pools/joining/test_join_request.py pools/joining/test_walltime.py pools/named/test_lending.py pools/named/test_shares.py pools/test_demand.py pools/test_rules.py
+PURE := scheduling locking master slurm wire model commands/test_graph.py commands/test_spec.py commands/test_task_file.py commands/test_templates.py database/test_keys.py test_config.py head/test_bulk.py head/test_turns.py pools/joining/test_join_request.py pools/joining/test_walltime.py pools/named/test_lending.py pools/named/test_shares.py pools/test_demand.py pools/test_rules.py
 coverage: .venv/installed-dev
 	@mkdir -p .coverage
 	$(PY) -m coverage run -m pytest -q -m unit --hypothesis-seed=0 --hypothesis-profile=quick $(addprefix tests/,$(PURE))

@@ -23,6 +23,9 @@ TOP = Path(__file__).resolve().parent.parent
 
 # State machines: events in, effects out. The clock and the outside world come to them as arguments.
 PURE = {
+    "hyperflow.commands.graph",
+    "hyperflow.commands.shares",
+    "hyperflow.commands.templates",
     "hyperflow.scheduling.ahead",
     "hyperflow.scheduling.choice",
     "hyperflow.scheduling.crew",

@@ -18,9 +18,6 @@ from hyperflow.commands.spec import ArraySpec
 from hyperflow.errors import ConfigurationError
 from hyperflow.records.record import State
 
-ASKING_OTHERS = 60.0
-"""Seconds between questions to Slurm, and to its machine, about a run elsewhere that is not heard of."""
-
 _RANGES = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 _RUN = re.compile(r"\d{8}-\d{0,6}")
 """What may be ranges of numbers, and is the beginning of a run's id."""
@@ -50,7 +47,7 @@ class ArrayRun:
 
     def goes_on(self) -> bool:
         """Whether it runs, as far as is known here; others are asked now and then, if nothing is heard of it."""
-        ask = time.monotonic() - self._asked > ASKING_OTHERS
+        ask = time.monotonic() - self._asked > fate.ASKING_OTHERS
         self.run = again(self.run, ask=ask)
         if ask:
             self._asked = time.monotonic()

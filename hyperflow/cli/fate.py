@@ -25,6 +25,8 @@ from hyperflow.slurm import queue, scontrol
 PATIENCE = 10.0
 """Seconds that Slurm, or each way to a machine, may take to answer."""
 
+ASKING_OTHERS = 60.0
+"""Seconds between questions to them about a run that somebody follows, and that is not heard of."""
 
 _NUMBER = re.compile(r"[0-9]{1,12}")
 

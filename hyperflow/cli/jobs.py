@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypeAlias
 
 from cyclopts import App, Parameter
 
-from hyperflow.cli import arrays, elsewhere, pool_runs, runs
+from hyperflow.cli import array_resume, elsewhere, pool_runs, runs
 from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, RunOption, Which, answering
 from hyperflow.cli.runs import Run
 from hyperflow.console.options import Resources
@@ -127,7 +127,7 @@ def retry(
     Of an array, run tasks again: `hyperflow retry RUN --tasks failed`.
     """
     if tasks is not None:
-        return arrays.retry(_one_run(words, run), base_dir, tasks)
+        return array_resume.retry(_one_run(words, run), base_dir, tasks)
     numbers = _numbers(words)
     if restart:
         found, chosen = runs.find(run, base_dir), _chosen(numbers, every)
@@ -169,8 +169,8 @@ def resume(run: Which = None, *, base_dir: BaseDir = BASE_DIR) -> int:
     It starts in its old directory, with the Python and the command line that it had, and with --resume. A program that
     ran a job on a pool is told by a variable which run to go on with, and starts with the Python of this command.
     """
-    if (home := arrays.find(run, base_dir)) is not None:
-        return arrays.go_on(home)
+    if (home := array_resume.find(run, base_dir)) is not None:
+        return array_resume.go_on(home)
     if (home := pool_runs.find(run, base_dir)) is not None:
         return pool_runs.resume(home)
     found = runs.find(run, base_dir).checked()  # its file says what is started

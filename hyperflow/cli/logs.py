@@ -39,9 +39,6 @@ MOST_UNMARKED = 10_000
 LOOKED_AT = 4_000_000
 """Bytes at the end of a log in which the lines of one evaluation are looked for."""
 
-ASKING_OTHERS = 60.0
-"""Seconds between questions to Slurm about a run on another machine that is not heard of."""
-
 PAUSE = 0.25
 """Seconds between looks at the logs of a run that goes on."""
 
@@ -220,7 +217,7 @@ def _follow(run: Run, files: dict[Path, LogFile], wanted: Wanted) -> None:
     others_asked = time.monotonic()
     try:
         while True:
-            ask = time.monotonic() - others_asked > ASKING_OTHERS
+            ask = time.monotonic() - others_asked > fate.ASKING_OTHERS
             others_asked = time.monotonic() if ask else others_asked
             going_on = _goes_on(run, name, ask)
             for log in _files(run):

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from hyperflow.cli import array_runs, records
+from hyperflow.cli import array_runs, fate, records
 from hyperflow.cli.answers import BASE_DIR, BaseDir, Which
 from hyperflow.cli.records import Run
 from hyperflow.commands import history, sources
@@ -25,9 +25,6 @@ TIMED_OUT = 124
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """Seconds between two looks at a run's record; what runs on this machine is waited for besides."""
-
-ASKING_OTHERS = 60.0
-"""Seconds between questions to Slurm, and to its machine, about a run elsewhere that is not heard of."""
 
 
 def wait(
@@ -65,7 +62,7 @@ def _until_ended(run: Run, until: float) -> Run | None:
     """Return a run when it has ended; None if the time is up before."""
     pause, asked = FIRST_PAUSE, time.monotonic()
     while True:
-        ask = time.monotonic() - asked > ASKING_OTHERS
+        ask = time.monotonic() - asked > fate.ASKING_OTHERS
         asked = time.monotonic() if ask else asked
         run = array_runs.again(run, ask=ask)
         if run.state(time.time()) not in (State.RUNNING, State.SILENT):
