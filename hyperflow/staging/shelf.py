@@ -31,7 +31,8 @@ from typing import NamedTuple
 
 from hyperflow.errors import FileUnavailable
 from hyperflow.private import objection
-from hyperflow.wire.scratch import TRASH, remove
+from hyperflow.wire.removal import remove
+from hyperflow.wire.scratch import TRASH
 
 _LOCKS, _NAMES, _ALL, _NEW = ".locks", ".names", "all", ".new"
 
