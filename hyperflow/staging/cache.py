@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -122,7 +123,7 @@ class NodeCache:
         try:
             with self.shelf.making(digest):
                 if not self._is_sound(use.note, there, is_dir):
-                    self._make(use, wanted, lambda part: _move(path, wanted, part))
+                    self._make(use, wanted, lambda part: self._take(path, wanted, part))
                 self.shelf.pin(digest)
             use.touch()
         except BaseException:
@@ -130,6 +131,15 @@ class NodeCache:
             raise
         self._keep(digest, wanted.size, use)
         return there
+
+    def _take(self, path: Path, wanted: Wanted, part: Path) -> None:
+        """Move something of this node, or copy it if it is another one's, too."""
+        found = os.lstat(path)
+        if wanted.is_dir or (found.st_nlink == 1 and not path.is_relative_to(self.shelf.place)):
+            _move(path, wanted, part)
+        else:
+            remove(part)
+            _copy(path, wanted, part)
 
     def ended(self) -> None:
         """The evaluation has ended: nothing of it is in use any more."""
@@ -285,10 +295,11 @@ def _move(path: Path, wanted: Wanted, part: Path) -> None:
         return
     if wanted.is_dir:
         copying.seal(part)
-    else:
+    elif stat.S_ISREG(os.lstat(part).st_mode):
         os.chmod(part, copying.EXECUTABLE)
     if copying.digest_of(part, wanted.is_dir) != wanted.digest:
-        os.chmod(part, 0o700)
+        if wanted.is_dir:
+            os.chmod(part, 0o700)
         os.rename(part, path)
         raise FileChanged(f"{path} is not what it was when its digest was computed")
 
