@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ from hyperflow.staging.content import Entry
 from hyperflow.staging.copying import Differs, Wanted
 from hyperflow.staging.shelf import Note, Shelf, Taken, Use
 from hyperflow.wire import scratch
+from hyperflow.wire.removal import remove
 from hyperflow.worker import worker
 
 PATIENCE = 60.0
@@ -121,7 +123,7 @@ class NodeCache:
         try:
             with self.shelf.making(digest):
                 if not self._is_sound(use.note, there, is_dir):
-                    self._make(use, wanted, lambda part: _move(path, wanted, part))
+                    self._make(use, wanted, lambda part: self._take(path, wanted, part))
                 self.shelf.pin(digest)
             use.touch()
         except BaseException:
@@ -129,6 +131,15 @@ class NodeCache:
             raise
         self._keep(digest, wanted.size, use)
         return there
+
+    def _take(self, path: Path, wanted: Wanted, part: Path) -> None:
+        """Move something of this node, or copy it if it is another one's, too."""
+        found = os.lstat(path)
+        if wanted.is_dir or (found.st_nlink == 1 and not path.is_relative_to(self.shelf.place)):
+            _move(path, wanted, part)
+        else:
+            remove(part)
+            _copy(path, wanted, part)
 
     def ended(self) -> None:
         """The evaluation has ended: nothing of it is in use any more."""
@@ -160,7 +171,7 @@ class NodeCache:
                 self._with_room(wanted, lambda: bring(part))
                 os.rename(part, there)
             except BaseException:
-                scratch.remove(part)
+                remove(part)
                 use.note = Note()
                 raise
         use.note = Note(wanted.size, copying.state_of(there, wanted.is_dir))
@@ -236,7 +247,7 @@ class NodeCache:
 
 def _fetch(file: Known, wanted: Wanted, part: Path) -> None:
     """Have a file, or a directory file by file, come from elsewhere."""
-    scratch.remove(part)
+    remove(part)
     if not wanted.is_dir:
         _fetch_file(wanted.digest, wanted.size, file.source, part)
         os.chmod(part, copying.EXECUTABLE)
@@ -252,7 +263,7 @@ def _fetch(file: Known, wanted: Wanted, part: Path) -> None:
         _fetch_file(wanted.digest, size, source, listed)
         entries = content.entries_of(listed.read_bytes())
     finally:
-        scratch.remove(listed)
+        remove(listed)
 
     def fetch(entry: Entry, to: Path) -> None:
         _fetch_file(entry.digest, entry.size, os.path.join(file.source, entry.name), to)
@@ -261,6 +272,7 @@ def _fetch(file: Known, wanted: Wanted, part: Path) -> None:
 
 
 def _fetch_file(digest: str, size: int, source: str, to: Path) -> None:
+    """Have a file come; who asks for it compares it with its digest already."""
     came = asking.fetch(digest, size, source, to.parent)
     wanted = Wanted(digest, came.stat().st_size, is_dir=False)
     try:
@@ -269,14 +281,11 @@ def _fetch_file(digest: str, size: int, source: str, to: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         _copy(came, wanted, to)
-        return
-    if (digest_now := content.digest_file(to)[0]) != digest:
-        raise FileUnavailable(f"{source} was damaged on its way: sha256 {digest_now[:12]}, and not {digest[:12]}")
 
 
 def _move(path: Path, wanted: Wanted, part: Path) -> None:
     """Move something of this node, or copy it if it is on another disk."""
-    scratch.remove(part)
+    remove(part)
     try:
         os.rename(path, part)
     except OSError as error:
@@ -286,10 +295,11 @@ def _move(path: Path, wanted: Wanted, part: Path) -> None:
         return
     if wanted.is_dir:
         copying.seal(part)
-    else:
+    elif stat.S_ISREG(os.lstat(part).st_mode):
         os.chmod(part, copying.EXECUTABLE)
     if copying.digest_of(part, wanted.is_dir) != wanted.digest:
-        os.chmod(part, 0o700)
+        if wanted.is_dir:
+            os.chmod(part, 0o700)
         os.rename(part, path)
         raise FileChanged(f"{path} is not what it was when its digest was computed")
 

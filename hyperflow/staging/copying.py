@@ -18,7 +18,7 @@ from hyperflow.errors import FileUnavailable
 from hyperflow.files import opened, write_all
 from hyperflow.staging import content
 from hyperflow.staging.content import CHUNK, Entry, State
-from hyperflow.wire.scratch import remove
+from hyperflow.wire.removal import remove
 
 FILE_MODE, EXECUTABLE, DIRECTORY_MODE = 0o444, 0o555, 0o555
 

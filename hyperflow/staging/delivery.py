@@ -1,7 +1,8 @@
 """On the worker: outputs on their way home, beside their destination where that is seen, else in posts.
 
 Guarantees: what is said to be brought is on the disk there (fsync), or was read by the head in pieces. Each file has
-the digest of what was read here. A destination's full disk is an error that says so.
+the digest of what was read here, which is the file that was found: not one that was put in its place, nor one that is
+still written to. A destination's full disk is an error that says so.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from hyperflow import files
@@ -29,6 +31,7 @@ from hyperflow.staging.parts import (
     Manifest,
     Piece,
     Ticket,
+    held,
     in_tree,
     is_there,
     part_of,
@@ -56,19 +59,21 @@ class Delivery:
         """Bring an output; raises OutputFailed where there is no room for it."""
         marker = self._ticket.markers[wanted.asked]
         try:
-            part = self._opened(marker, wanted)
-            for one in found:
-                entry = _entry(wanted.asked, one)
-                if one.kind == "file":
-                    size, digest = self._posted(entry, one) if part is None else _written(in_tree(part, one.name), one)
-                    entry = entry._replace(size=size, digest=digest)
-                elif part is not None and one.kind == "link":
-                    os.symlink(one.target, in_tree(part, one.name))
-                elif part is not None and one.name:
-                    os.mkdir(in_tree(part, one.name), 0o700)
-                self._entries.append(entry)
+            with self._opened(marker, wanted) as part:
+                self._entries += (self._brought(part, wanted, one) for one in found)
         except OSError as error:
             raise self._told(wanted, marker, error) from error
+
+    def _brought(self, part: str | None, wanted: Wanted, one: Found) -> Entry:
+        entry = _entry(wanted.asked, one)
+        if one.kind == "file":
+            size, digest = self._posted(entry, one) if part is None else _written(in_tree(part, one.name), one)
+            return entry._replace(size=size, digest=digest)
+        if part is not None and one.kind == "link":
+            os.symlink(one.target, in_tree(part, one.name))
+        elif part is not None and one.name:
+            os.mkdir(in_tree(part, one.name), 0o700)
+        return entry
 
     def keep(self, wanted: Wanted, found: Iterable[Found]) -> None:
         """An output stays in this node's cache."""
@@ -83,25 +88,26 @@ class Delivery:
         post(RECEIVER, Manifest(self._ticket.token, self.run, failed, again, tuple(self._entries), tuple(self._kept)))
         return self.run
 
-    def _opened(self, marker: str, wanted: Wanted) -> str | None:
-        """Make the part beside a marker, and return where; None where that is not seen, or not to be written."""
+    @contextmanager
+    def _opened(self, marker: str, wanted: Wanted) -> Iterator[str | None]:
+        """Make the part beside a marker; yield where to write it, or None where that is not seen, or not writable."""
         if not is_there(marker, self._ticket.proof):
-            return None
+            yield None
+            return
         part = part_of(marker, self.run)
         try:
-            if wanted.kind == "file":
-                os.close(os.open(part, _OPEN | os.O_EXCL, 0o600))
-            else:
-                os.mkdir(part, 0o700)
+            opened = _new_file(part) if wanted.kind == "file" else _new_directory(part)
         except OSError as error:
-            if error.errno in _NOT_FROM_HERE:
-                return None
-            raise
-        if not is_there(marker, self._ticket.proof):  # nobody waits any more, and nobody else would remove the part
-            with suppress(OSError):
-                os.unlink(part) if wanted.kind == "file" else os.rmdir(part)
-            raise FileNotFoundError(errno.ENOENT, "the head has ended this command", marker)
-        return part
+            if error.errno not in _NOT_FROM_HERE:
+                raise
+            yield None
+            return
+        with opened as through:
+            if not is_there(marker, self._ticket.proof):  # nobody waits, and nobody else would remove the part
+                with suppress(OSError):
+                    os.unlink(part) if wanted.kind == "file" else os.rmdir(part)
+                raise FileNotFoundError(errno.ENOENT, "the head has ended this command", marker)
+            yield through
 
     def _posted(self, entry: Entry, one: Found) -> tuple[int, str]:
         digest, size = hashlib.sha256(), 0
@@ -123,12 +129,29 @@ def _entry(asked: str, one: Found) -> Entry:
     return Entry(asked, one.name, one.kind, mode=one.mode | always, target=one.target)
 
 
+def _new_directory(part: str) -> AbstractContextManager[str]:
+    os.mkdir(part, 0o700)
+    return held(part)
+
+
+def _new_file(part: str) -> AbstractContextManager[str]:
+    return _closing(os.open(part, _OPEN | os.O_EXCL, 0o600))
+
+
+@contextmanager
+def _closing(number: int) -> Iterator[str]:
+    try:
+        yield f"/proc/self/fd/{number}"
+    finally:
+        os.close(number)
+
+
 def _written(place: str, one: Found) -> tuple[int, str]:
     """Copy a file; return its size and digest."""
     digest, size = hashlib.sha256(), 0
     if one.name and "/" in one.name and not os.path.isdir(above := os.path.dirname(place)):
         os.makedirs(above, 0o700, exist_ok=True)
-    number = os.open(place, _OPEN, 0o600)
+    number = os.open(place, _OPEN if one.name else os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
         for piece in pieces_of(one.path):
             digest.update(piece)
@@ -142,8 +165,19 @@ def _written(place: str, one: Found) -> tuple[int, str]:
 
 
 def pieces_of(path: str) -> Iterator[bytes]:
-    """Yield what is in a file; one piece at least."""
-    with files.opened(path) as file:
-        yield file.read(PIECE)
-        while piece := file.read(PIECE):
-            yield piece
+    """Yield what is in a file; one piece at least. Raises OSError for what is not the file of that path, or grows.
+
+    A process that the command has left could have put a link in its place, or in that of a directory above it, since it
+    was found: so what counts is where the open file is.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(number, "rb") as file:
+        found = os.fstat(number)
+        if not stat.S_ISREG(found.st_mode) or os.readlink(f"/proc/self/fd/{number}") != path:
+            raise OSError(errno.ESTALE, "it was replaced after the command had ended; does it leave a process?", path)
+        left = found.st_size
+        yield (piece := file.read(min(PIECE, left)))
+        while piece and (left := left - len(piece)):
+            yield (piece := file.read(min(PIECE, left)))
+        if left or os.fstat(number).st_size != found.st_size:
+            raise OSError(errno.ESTALE, "it was changed after the command had ended; does it leave a process?", path)

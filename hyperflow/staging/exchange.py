@@ -9,10 +9,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from contextlib import suppress
-from pathlib import Path
 
-from hyperflow import files
+from hyperflow.wire.removal import remove
 
 OLD = ".old"
 """What the name of a directory ends with that was moved aside."""
@@ -51,23 +49,3 @@ def _exchange(one: str, other: str) -> None:
     if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _EXCHANGE) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), one, None, other)
-
-
-def remove(path: str) -> None:
-    """Remove a file or a directory, as far as that can be done."""
-    with suppress(OSError):
-        if os.path.isdir(path) and not os.path.islink(path):
-            unlock(path)
-            files.remove_tree(Path(path))
-        else:
-            os.unlink(path)
-
-
-def unlock(top: str | os.PathLike[str]) -> None:
-    """Let everything in a directory be removed, whatever modes a program has given its directories."""
-    for place, directories, _ in os.walk(top):
-        for name in directories:
-            path = os.path.join(place, name)
-            with suppress(OSError):
-                if not os.path.islink(path) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-                    os.chmod(path, 0o700)

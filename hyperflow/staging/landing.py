@@ -34,6 +34,7 @@ from hyperflow.staging.arrivals import Arrivals
 from hyperflow.staging.full_disk import FULL, no_room
 from hyperflow.staging.naming import Plan, Wanted
 from hyperflow.staging.parts import Begun, Entry, Manifest, Piece, Post, Ticket, in_tree, part_of
+from hyperflow.wire import removal
 
 TRIES = 5
 """How often a directory is made again that another command, which has failed, has removed meanwhile."""
@@ -180,7 +181,7 @@ class Landing:
                 with suppress(OSError):
                     parts += (found for found in os.listdir(above) if found.startswith(f"{name}."))
             for part in parts:
-                exchange.remove(os.path.join(above, part))
+                removal.remove(os.path.join(above, part))
         for directory in reversed(self._made):
             with suppress(OSError):
                 os.rmdir(directory)  # what is in use is not empty

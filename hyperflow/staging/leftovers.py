@@ -17,6 +17,7 @@ from hyperflow import files
 from hyperflow.database.ownership import Owner
 from hyperflow.program import ProgramInfo
 from hyperflow.staging import exchange
+from hyperflow.wire import removal
 
 BEING_WRITTEN = 3600.0
 """Seconds for which a marker without an owner counts as one that is being written."""
@@ -68,7 +69,7 @@ def remove(path: str) -> None:
             with suppress(OSError):
                 os.rename(path, place)
                 return
-    exchange.remove(path)
+    removal.remove(path)
 
 
 def _abandoned(directory: str) -> Iterator[str]:

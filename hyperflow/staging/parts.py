@@ -4,14 +4,17 @@ For each output the head makes a marker beside the destination, `.NAME.TOKEN.par
 that reads the very same there sees that directory, and writes `.NAME.TOKEN.part.TRY` beside it; one that does not sends
 the content. The head gives what is whole its name.
 
-Guarantees: a part without a marker is nobody's. It is made after its marker, and looked at once more when it is there;
+Guarantees: a part that is a directory is written to through its descriptor, because in the place of a group somebody
+else could put a link in its place. A part without a marker is nobody's. It is made after its marker, and looked at once more when it is there;
 the head removes the marker first.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Literal, NamedTuple, TypeAlias
 
 import attrs
@@ -107,6 +110,18 @@ def part_of(marker: str, run: str) -> str:
 def in_tree(part: str, name: str) -> str:
     """Return the place of a file of an output within its part."""
     return os.path.join(part, name) if name else part
+
+
+@contextmanager
+def held(part: str) -> Iterator[str]:
+    """Open a part that is a directory, and yield a path to it that stays; raises OSError if it is not ours."""
+    number = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(number).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "somebody else has put another directory in its place", part)
+        yield f"/proc/self/fd/{number}"
+    finally:
+        os.close(number)
 
 
 def is_there(marker: str, proof: str) -> bool:

@@ -22,7 +22,6 @@ from pathlib import Path
 
 from hyperflow.errors import OutputFailed, ScratchFull
 from hyperflow.staging.delivery import Delivery
-from hyperflow.staging.exchange import unlock
 from hyperflow.staging.full_disk import FULL, free_at
 from hyperflow.staging.made import Made, Unfit
 from hyperflow.staging.naming import Plan, Wanted
@@ -62,18 +61,15 @@ class Sandbox:
         """
         with scratch() as box:
             made = cls(plan, box)
+            with made._told_if_full("the inputs of a command"):
+                made._fill()
             try:
-                with made._told_if_full("the inputs of a command"):
-                    made._fill()
-                try:
-                    yield made
-                except Exception as error:
-                    made.said, made.failed = made.said or str(error), True
-                    made._end(ticket)
-                    raise
+                yield made
+            except Exception as error:
+                made.said, made.failed = made.said or str(error), True
                 made._end(ticket)
-            finally:
-                unlock(box)
+                raise
+            made._end(ticket)
 
     @property
     def words(self) -> list[str]:

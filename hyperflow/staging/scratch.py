@@ -18,6 +18,7 @@ from hyperflow.config import read_settings
 from hyperflow.errors import FileUnavailable, NotInFlow, ScratchFull
 from hyperflow.saying import in_one_line
 from hyperflow.wire import scratch as node
+from hyperflow.wire.removal import remove
 from hyperflow.worker import worker
 
 
@@ -49,7 +50,7 @@ def scratch(keep_on_failure: str | os.PathLike[str] | None = None) -> Iterator[P
             raise
     finally:
         if lock is None:
-            node.remove(made)
+            remove(made)
         else:
             node.remove_whole(made.parent)
             os.close(lock)
@@ -87,7 +88,7 @@ def _empty(above: Path) -> None:
     """Remove what an evaluation has left there."""
     with suppress(OSError):
         for name in os.listdir(above):
-            node.remove(above / name)
+            remove(above / name)
 
 
 def _keep_in(given: str) -> Path:

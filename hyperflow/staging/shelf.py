@@ -7,7 +7,7 @@
       .names/<digest>/    symbolic links to it, by the names that files have elsewhere
       .locks/<digest>     shared (flock) while it is in use; says how large it is, and in which state it was verified
       .locks/<digest>.new exclusive while somebody makes or verifies it
-      .locks/all          exclusive while somebody looks for room
+      .locks/all          exclusive while somebody looks for room; says how large all are together, at most
 
 Guarantees: the kernel releases the locks of whoever dies. What is in use is never removed; to be replaced because it is
 damaged, it gets out of the way, and who has it open keeps it. Sizes are counted before something is written, so what
@@ -31,9 +31,15 @@ from typing import NamedTuple
 
 from hyperflow.errors import FileUnavailable
 from hyperflow.private import objection
-from hyperflow.wire.scratch import TRASH, remove
+from hyperflow.wire.removal import remove
+from hyperflow.wire.scratch import TRASH
 
 _LOCKS, _NAMES, _ALL, _NEW = ".locks", ".names", "all", ".new"
+
+MANY, SPARE = 200, 20
+"""Of so many entries, more than is needed is evicted when there is no room, a part of the limit: not for each one that
+comes are all looked at.
+"""
 
 
 class Note(NamedTuple):
@@ -147,11 +153,11 @@ class Shelf:
             yield
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def _locked(self, name: str) -> Iterator[int]:
         number = os.open(self.place / _LOCKS / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(number, fcntl.LOCK_EX)
-            yield
+            yield number
         finally:
             os.close(number)
 
@@ -162,17 +168,24 @@ class Shelf:
     def reserve(self, use: Use, digest: str, note: Note) -> Taken | None:
         """Make room for an entry, and note its size; return what is in the way, if there is not enough."""
         gone: list[Path] = []
-        with self._locked(_ALL):
+        with self._locked(_ALL) as total:
+            known = _total(total)
+            if known is not None and known + note.size <= self.limit:
+                _set_total(total, known + note.size)
+                use.note = note
+                return None
             notes = dict(self._notes(digest))
             free = self.limit - sum(each.size for _, each in notes.values()) - note.size
+            spare = self.limit // SPARE if free < 0 and len(notes) > MANY else 0
             if free < 0:
                 for other, (_, each) in sorted(notes.items(), key=lambda item: item[1][0]):
                     if not self.is_pinned(other) and self._evict(other, gone):
                         free += each.size
                         del notes[other]
-                    if free >= 0:
+                    if free >= spare:
                         break
             if free >= 0:
+                _set_total(total, self.limit - free)
                 use.note = note
         for path in gone:
             remove(path)
@@ -214,8 +227,9 @@ class Shelf:
             if not self._is(number, digest):
                 return False
             gone += self._put_aside(self.content(digest), self.part(digest), self.place / _NAMES / digest)
-            for name in (f"{digest}{_NEW}", digest):
-                os.unlink(self.place / _LOCKS / name)
+            with suppress(FileNotFoundError):  # who did this before may have been killed just then
+                os.unlink(self.place / _LOCKS / f"{digest}{_NEW}")
+            os.unlink(self._lock(digest))
         except OSError:
             return False
         finally:
@@ -242,6 +256,17 @@ class Shelf:
         with suppress(OSError):
             return os.path.samestat(os.fstat(number), os.lstat(self._lock(digest)))
         return False
+
+
+def _total(number: int) -> int | None:
+    """Return what all entries have together at most; None if that is not known."""
+    said = os.pread(number, 100, 0)
+    return int(said) if said.isdigit() else None
+
+
+def _set_total(number: int, total: int) -> None:
+    os.ftruncate(number, 0)  # a kill in between leaves it unknown
+    os.pwrite(number, b"%020d" % total, 0)
 
 
 def _read(number: int) -> Note:

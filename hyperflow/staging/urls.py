@@ -30,8 +30,15 @@ PAUSE = 0.5
 
 CHUNK = 1 << 20
 
-SECRET = re.compile(r"sign|token|secret|password|passwd|credential|key|auth|^sig$|^se$|^sp$", re.IGNORECASE)
+SECRET = re.compile(
+    r"sign|token|secret|pass|pwd|credential|key|auth|jwt|session|ticket|^code$|^sig$|^se$|^sp$", re.IGNORECASE
+)
 """Names of parameters whose values are nobody's business."""
+
+LONGEST = 20
+"""Letters of a parameter without a value that is shown."""
+
+_ANY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 
 _MARKS = ("ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "updated", "generation", "size")
 
@@ -44,8 +51,14 @@ def shown(url: str) -> str:
     except ValueError:
         return f"{url.partition('://')[0]}://..."
     place = parts.netloc.rpartition("@")[2]
-    told = [f"{name}={'...' if SECRET.search(name) else quote(value)}" for name, value in parameters]
+    told = [_parameter(name, value) for name, value in parameters]
     return urlunsplit((parts.scheme, place, parts.path, "&".join(told), ""))
+
+
+def _parameter(name: str, value: str) -> str:
+    if not value and len(name) > LONGEST:  # all of the query may be a token
+        return "..."
+    return f"{name}={'...' if SECRET.search(name) else quote(value)}"
 
 
 def last_part(url: str) -> str:
@@ -173,6 +186,7 @@ def _marks(info: Mapping[str, Any]) -> dict[str, str]:
 def _told(url: str, error: Exception) -> str:
     """Return what has failed, without what is secret."""
     text = f"{type(error).__name__}: {error}".replace(url, shown(url))
+    text = _ANY.sub(lambda found: shown(found[0]), text)  # a server may have redirected to one with a signature
     parts = urlsplit(url)
     secrets = [value for name, value in parse_qsl(parts.query) if SECRET.search(name)]
     for secret in (*secrets, *map(quote, secrets), parts.password or "", parts.netloc.rpartition("@")[0]):

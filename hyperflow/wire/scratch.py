@@ -6,7 +6,9 @@
       worker-<number>/ what evaluations of that worker have there; it goes with the worker
       trash/           what is to be removed when there is time
 
-Guarantees: only the user can enter it. After the run nothing is left of it, hyperflow-<uid> included, whatever died:
+Guarantees: only the user can enter it, and nobody else can put another directory in its place: in a place that others
+can write to, and that is not sticky, there is none. Where somebody else has made hyperflow-<uid>, it has another name,
+hyperflow-<uid>-<anything>. After the run nothing is left of it, hyperflow-<uid> included, whatever died:
 the launcher removes it at its end, else the keeper, its parent, does, else the watcher (survivors.py); what is left
 where all three were killed at once, or the node was reset, is removed by the user's next launcher on that node. That
 one knows a stale directory by its lock: the kernel releases it with the last process that has it.
@@ -32,6 +34,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from hyperflow.wire.removal import GONE, remove, removing
+
 place: Path | None = None
 """The directory of this launcher, in it and in all workers that it forks; None where there is none."""
 
@@ -52,20 +56,11 @@ ALIVE, FILES, TRASH = "alive", "files", "trash"
 _NEW = ".new-"
 """How the name of a directory begins that is not locked yet."""
 
-_GONE = ".gone-"
-"""How the name of one begins that is being removed."""
-
 YOUNG = 60.0
 """Seconds for which a directory without lock counts as one that is being made."""
 
 SLICE = 0.02
 """Seconds that the keeper removes at a time."""
-
-_STEPS = 64
-"""Names that are removed between two looks at the clock."""
-
-_TRIES = 3
-"""How often a directory is looked through: some file systems skip names while others are removed."""
 
 _PAGE = 4096
 
@@ -104,8 +99,7 @@ def make(base: str, run: str, node: str, cache: int) -> None:
     """
     global _lock, cache_limit, place, why_not  # noqa: PLW0603 (a launcher has one)
     try:
-        home = _home(base)
-        made, _lock = _make_in(home, _fit(f"{run}-{node}-{os.getpid()}"))
+        made, _lock = _make_in(_base(base), _fit(f"{run}-{node}-{os.getpid()}"))
     except OSError as error:
         where = base or _own_tmpdir or "/tmp"
         why_not = f"there can be no scratch directory in {where}: {error.strerror or error}"
@@ -115,9 +109,10 @@ def make(base: str, run: str, node: str, cache: int) -> None:
         _page[: len(told)] = told
     place, why_not = made, ""
     cache_limit = cache or free() // 2
-    for stale in stale_in(home):
-        with suppress(OSError):  # somebody else was quicker
-            os.rename(stale, made / TRASH / stale.name)
+    for home in _homes_in(made.parent.parent):
+        for stale in stale_in(home):
+            with suppress(OSError):  # somebody else was quicker
+                os.rename(stale, made / TRASH / stale.name)
 
 
 def free() -> int:
@@ -134,19 +129,46 @@ def homes(base: str = "") -> Iterator[Path]:
     """Yield where directories of this user's launchers may be on this machine."""
     for one in dict.fromkeys((base and os.path.expandvars(base), _own_tmpdir, "/tmp")):
         if one and os.path.isabs(one):
-            yield Path(one) / f"hyperflow-{os.geteuid()}"
+            yield from _homes_in(Path(one))
 
 
-def _home(base: str) -> Path:
-    """Return the directory above those of all launchers of this user; raises OSError."""
+def _homes_in(base: Path) -> Iterator[Path]:
+    """Yield what the user has there: the usual one first."""
+    usual = f"hyperflow-{os.geteuid()}"
+    yield base / usual
+    with suppress(OSError), os.scandir(base) as entries:
+        yield from sorted(base / entry.name for entry in entries if entry.name.startswith(f"{usual}-"))
+
+
+def _base(base: str) -> Path:
+    """Return the directory for those of all users; raises OSError."""
     if base:
         chosen = os.path.expandvars(base)
         if not os.path.isabs(chosen):
             raise OSError(errno.EINVAL, "an absolute path is needed")
-    else:  # srun hands on the TMPDIR of another node, which may mean nothing here
-        usable = os.path.isabs(_own_tmpdir) and os.access(_own_tmpdir, os.W_OK | os.X_OK)
-        chosen = _own_tmpdir if usable else "/tmp"
-    return Path(chosen) / f"hyperflow-{os.geteuid()}"
+        return _safe(chosen)
+    with suppress(OSError):  # srun hands on the TMPDIR of another node, which may mean nothing here
+        if os.path.isabs(_own_tmpdir) and os.access(_own_tmpdir, os.W_OK | os.X_OK):
+            return _safe(_own_tmpdir)
+    return _safe("/tmp")
+
+
+def _safe(chosen: str) -> Path:
+    """Return a directory without links on the way; raises OSError if others could replace what is made in it."""
+    place = Path(os.path.realpath(chosen))
+    for directory in (*reversed(place.parents), place):
+        mode = os.stat(directory).st_mode
+        if not mode & (stat.S_IXGRP | stat.S_IXOTH):
+            break  # nobody else comes that far
+        if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
+            import shlex  # noqa: PLC0415 (only errors need it)
+
+            raise PermissionError(
+                errno.EPERM,
+                f"others can write to {directory}, and could put a directory of theirs in the place of yours; "
+                f"what keeps them from it: chmod +t {shlex.quote(str(directory))}",
+            )
+    return place
 
 
 def make_apart(base: str = "") -> tuple[Path, int]:
@@ -154,11 +176,22 @@ def make_apart(base: str = "") -> tuple[Path, int]:
 
     It is stale when all copies of the lock are closed. Raises OSError.
     """
-    return _make_in(_home(base), f"job-{os.getpid()}")
+    return _make_in(_base(base), f"job-{os.getpid()}")
 
 
-def _make_in(home: Path, name: str) -> tuple[Path, int]:
+def _make_in(base: Path, name: str) -> tuple[Path, int]:
     """Make a locked directory of this name, or one that begins so; raises OSError."""
+    *tried, last = (*_homes_in(base), base / f"hyperflow-{os.geteuid()}-{os.urandom(4).hex()}")
+    for home in tried:
+        try:
+            return _make_below(home, name)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTDIR, errno.ELOOP):
+                raise
+    return _make_below(last, name)
+
+
+def _make_below(home: Path, name: str) -> tuple[Path, int]:
     for attempt in range(100):
         with suppress(FileExistsError):
             os.mkdir(home, 0o700)
@@ -268,79 +301,13 @@ def remove_own() -> None:
 
 def remove_whole(made: Path) -> None:
     """Remove the directory of a launcher, and what is above it if that was the last one."""
-    gone = made.with_name(f"{_GONE}{made.name}"[:255])
+    gone = made.with_name(f"{GONE}{made.name}"[:255])
     with suppress(OSError):
         os.rename(made, gone)
     remove(gone)
     remove(made)
     with suppress(OSError):
         os.rmdir(made.parent)
-
-
-def remove(top: Path) -> None:
-    """Remove a file, or a directory with all that is in it, as far as that can be done."""
-    for _ in removing(top):
-        pass
-
-
-def removing(top: Path) -> Iterator[None]:
-    """Do that bit by bit.
-
-    No symbolic link is followed. Missing rights are taken. Directories are moved to the top first, so it is all one how
-    deep they are. What cannot be removed stays: a mount point, a file of another user's.
-    """
-    try:
-        if not stat.S_ISDIR(os.lstat(top).st_mode):
-            os.unlink(top)
-            return
-    except OSError:
-        return
-    waiting, moved, mark = [top], 0, os.urandom(8).hex()
-    while waiting:
-        directory = waiting.pop()
-        for _ in range(_TRIES):
-            for path in _emptying(directory):
-                if path is None:
-                    yield
-                    continue
-                moved += 1
-                to = path if directory is top else top / f"{_GONE}{mark}-{moved}"
-                waiting.append(_moved(path, to))
-            if directory is top or _is_removed(directory):
-                break
-    _is_removed(top)
-
-
-def _emptying(directory: Path) -> Iterator[Path | None]:
-    """Unlink what is in a directory; yield the directories in it, and now and then None."""
-    below: list[Path] = []
-    with suppress(OSError):
-        os.chmod(directory, 0o700)
-    with suppress(OSError), os.scandir(directory) as entries:
-        for count, entry in enumerate(entries, 1):
-            with suppress(OSError):
-                if entry.is_dir(follow_symlinks=False):
-                    below.append(Path(entry.path))
-                else:
-                    os.unlink(entry.path)
-            if not count % _STEPS:
-                yield None
-    yield from below
-
-
-def _moved(path: Path, to: Path) -> Path:
-    """Give a directory another place, if that can be done; return where it is then."""
-    with suppress(OSError):
-        os.chmod(path, 0o700)  # else its own entry for what is above it cannot be changed
-        os.rename(path, to)
-        return to
-    return path
-
-
-def _is_removed(directory: Path) -> bool:
-    with suppress(OSError):
-        os.rmdir(directory)
-    return not os.path.lexists(directory)
 
 
 # ---- what others have left ------------------------------------------------------------------------------------------

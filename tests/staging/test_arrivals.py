@@ -66,3 +66,19 @@ def test_what_is_missing_or_wrong(tmp_path: Path) -> None:
         arrivals.complete(part, [entry("", b"abx")])
     arrivals.complete(part, [entry("", b"abc")])
     arrivals.close()
+
+
+def test_a_part_that_somebody_swaps(tmp_path: Path) -> None:
+    """In the place of a group somebody else puts a link in its place: nothing comes to where it leads."""
+    arrivals, part, home = Arrivals(), tmp_path / "part", tmp_path / "home"
+    home.mkdir(0o750)
+    arrivals.write(str(part), piece("x", b"one"), True)
+    part.rename(tmp_path / "aside")
+    part.symlink_to(home)
+    arrivals.write(str(part), piece("a/y", b"two"), True)
+    arrivals.complete(str(part), [entry("", kind="directory"), entry("x", b"one"), entry("a/y", b"two")])
+    arrivals.close()
+    assert not os.listdir(home)
+    assert home.stat().st_mode & 0o777 == 0o750
+    with pytest.raises(OSError, match="Not a directory|symbolic link"):
+        Arrivals().complete(str(part), [entry("", kind="directory")])

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import hyperflow as hf
 from hyperflow.staging import asking, cache, copying
 from hyperflow.staging.cache import NodeCache
+from hyperflow.staging.shelf import Note, Shelf
 from hyperflow.wire.scratch import TRASH
 from tests.helpers import block_until
 
@@ -303,17 +304,17 @@ def test_put(node: Path, tmp_path: Path) -> None:
 
 
 def fetched(digest: str, size: int, source: str, into: Path) -> Path:
-    """Stand in for the head, which sees what we do not: `far/x` is `x`, and some of it is damaged on the way."""
+    """Stand in for the head, which sees what we do not: `far/x` is `x`."""
     content = Path(source.replace("/far/", "/")).read_bytes()
     into = into / f".fetched-{os.urandom(4).hex()}" if into.is_dir() else into
-    into.write_bytes(content.replace(b"right", b"wrong") if source.endswith("damaged") else content)
+    into.write_bytes(content)
     assert digest
     assert size == len(content)
     return into
 
 
 def test_fetched(node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not seen here is asked for: files, and directories file by file; what comes damaged is not believed."""
+    """What is not seen here is asked for: files, and directories file by file."""
     monkeypatch.setattr(asking, "fetch", fetched)
     file = a_file(tmp_path / "x")
     top = tmp_path / "top"
@@ -333,10 +334,6 @@ def test_fetched(node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert worker.get(far).read_bytes() == Path(file.source).read_bytes()
     assert hf.File(worker.get(far_top)) == directory
     assert os.access(worker.get(far_top) / "l", os.X_OK)
-    (tmp_path / "damaged").write_text("right")
-    damaged = hf.File.known(f"{tmp_path}/far/damaged", hf.File(tmp_path / "damaged").digest, 5)
-    with pytest.raises(hf.FileUnavailable, match="damaged on its way"):
-        worker.get(damaged)
     worker.ended()
     assert seen(node) == sorted([file.digest, directory.digest])
 
@@ -398,3 +395,53 @@ def test_the_one_that_copies_is_killed(node: Path, tmp_path: Path) -> None:
     assert worker.get(file).read_bytes() == Path(file.source).read_bytes()
     assert not part.exists()
     worker.ended()
+
+
+def test_what_has_another_name_is_not_taken_away(node: Path, tmp_path: Path) -> None:
+    """A file with two names, and one of a directory in the cache, are copied: who has them keeps them as they are."""
+    one = tmp_path / "one"
+    one.write_text("one")
+    one.chmod(0o640)
+    os.link(one, tmp_path / "two")
+    worker = NodeCache(node, 10 * SIZE)
+    assert worker.put(tmp_path / "two", hf.File(one).digest).read_text() == "one"
+    assert one.stat().st_mode & 0o777 == 0o640
+    top = tmp_path / "top"
+    top.mkdir()
+    (top / "x").write_text("x")
+    there = worker.get(hf.File(top))
+    assert worker.put(there / "x", hf.File(top / "x").digest).read_text() == "x"
+    assert (there / "x").read_text() == "x"
+    worker.ended()
+
+
+def test_many_small_files_are_not_counted_for_each_one(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room is looked for when there is none, and then for some more; the limit holds all the same."""
+    shelf, looks = Shelf(node, 1000), list[int]()
+    notes = Shelf._notes
+
+    def counted(self: Shelf, but: str) -> Iterator[tuple[str, tuple[float, Note]]]:
+        looks.append(1)
+        return notes(self, but)
+
+    monkeypatch.setattr(Shelf, "_notes", counted)
+    for number in range(1500):
+        use = shelf.use(f"{number:064x}")
+        assert shelf.reserve(use, f"{number:064x}", Note(1)) is None
+        (node / f"{number:064x}").write_text("1")
+        use.end()
+        if number % 100 == 0:
+            assert sum(each.size for _, (_, each) in notes(shelf, "")) <= 1000
+    assert len(looks) < 20
+    assert 900 < len([name for name in os.listdir(node) if len(name) == 64]) <= 1000
+
+
+def test_a_sum_that_is_wrong(node: Path) -> None:
+    """One that a kill has left too large, or half written, is counted anew."""
+    shelf = Shelf(node, 1000)
+    for said in ("", "99999", "x", "00000000000000000999"):
+        (node / ".locks" / "all").write_text(said)
+        use = shelf.use("a")
+        assert shelf.reserve(use, "a", Note(600)) is None
+        use.end()
+        assert int((node / ".locks" / "all").read_text()) == 600

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import hyperflow as hf
-from hyperflow.wire import scratch, survivors
+from hyperflow.wire import removal, scratch, survivors
 from tests.helpers import block_until
 from tests.leaks import processes
 from tests.support import environment, local, run_script, start_script
@@ -212,7 +212,7 @@ def many(top: Path) -> None:
 def test_removing(tmp_path: Path, make: Callable[[Path], None]) -> None:
     """Trees of any depth go, and no link is followed."""
     make(tmp_path / "top")
-    scratch.remove(tmp_path / "top")
+    removal.remove(tmp_path / "top")
     assert not os.path.lexists(tmp_path / "top")
     assert Path("/etc/passwd").exists()
 
@@ -236,13 +236,13 @@ def test_stale_ones(tmp_path: Path) -> None:
 
 def test_which_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """$TMPDIR as the launcher has found it, unless it means nothing on this node; what is set comes before."""
-    name = f"hyperflow-{os.geteuid()}"
     monkeypatch.setattr(scratch, "_own_tmpdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", "/of/the/head")
     monkeypatch.setenv("HERE", str(tmp_path / "set"))
-    assert scratch._home("") == tmp_path / name
-    assert scratch._home("$HERE") == tmp_path / "set" / name
+    (tmp_path / "set").mkdir()
+    assert scratch._base("") == tmp_path
+    assert scratch._base("$HERE") == tmp_path / "set"
     monkeypatch.setattr(scratch, "_own_tmpdir", "/of/the/head")
-    assert scratch._home("") == Path("/tmp") / name
+    assert scratch._base("") == Path("/tmp")
     with pytest.raises(OSError, match="absolute"):
-        scratch._home("$UNKNOWN")
+        scratch._base("$UNKNOWN")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hyperflow.staging import exchange
+from hyperflow.wire import removal
 
 
 def tree(path: Path, content: str) -> Path:
@@ -41,5 +42,5 @@ def test_remove_what_is_locked(tmp_path: Path) -> None:
     (top / "link").symlink_to(tmp_path)
     (top / "file").chmod(0)
     tree(top / "below", "y").chmod(0)
-    exchange.remove(str(top))
+    removal.remove(str(top))
     assert os.listdir(tmp_path) == ["keep"]

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from hyperflow.staging.delivery import pieces_of
 from hyperflow.staging.made import Made, Unfit
 from hyperflow.staging.naming import Kind, Wanted
+from hyperflow.staging.parts import PIECE
 
 
 def wanted(name: str, kind: Kind = "file") -> Wanted:
@@ -142,3 +144,35 @@ def test_what_is_there_instead(home: Path) -> None:
     with pytest.raises(Unfit) as caught:
         names(home, "x")
     assert str(caught.value).endswith("'f08', 'f09', ...")
+
+
+def test_what_is_put_in_its_place_afterwards(tmp_path: Path) -> None:
+    """A process that the command has left swaps a file, or a directory above it, for a link: that is not read."""
+    outside, home = tmp_path / "outside", tmp_path / "home"
+    for place in (outside, home / "a"):
+        place.mkdir(parents=True)
+        (place / "x").write_text(place.name)
+    path = os.path.join(os.path.realpath(home), "a", "x")
+    assert b"".join(pieces_of(path)) == b"a"
+    (home / "a").rename(home / "b")
+    (home / "a").symlink_to(outside)
+    with pytest.raises(OSError, match="replaced"):
+        list(pieces_of(path))
+    (home / "a").unlink()
+    (home / "b").rename(home / "a")
+    (home / "a" / "x").unlink()
+    (home / "a" / "x").symlink_to(outside / "x")
+    with pytest.raises(OSError, match="symbolic links"):
+        list(pieces_of(path))
+
+
+def test_what_is_written_to_all_the_time(tmp_path: Path) -> None:
+    """A file that grows while it is read is no end of it, and no whole output; nor is one that is cut off."""
+    path = tmp_path / "x"
+    for size in (3 * PIECE, PIECE + 1):
+        path.write_bytes(b"1" * 2 * PIECE)
+        pieces = pieces_of(os.path.realpath(path))
+        assert len(next(pieces)) == PIECE
+        os.truncate(path, size)
+        with pytest.raises(OSError, match="does it leave a process"):
+            list(pieces)

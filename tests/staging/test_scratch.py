@@ -161,16 +161,46 @@ async def test_no_scratch(tmp_path: Path, place: str) -> None:
 
 
 async def test_another_users_place(tmp_path: Path) -> None:
-    """A directory in our place that others can write to, or that is a link, is not used."""
-    for make in (lambda path: path.mkdir(), lambda path: path.symlink_to(tmp_path)):
+    """A directory in our place that others can write to, or that is a link, is not used, and does not keep us out."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for make in (lambda path: path.mkdir(), lambda path: path.symlink_to(home), lambda path: path.write_text("")):
         place = tmp_path / f"hyperflow-{os.geteuid()}"
         make(place)
-        if not place.is_symlink():
+        if place.is_dir() and not place.is_symlink():
             place.chmod(0o777)
         async with local(1, scratch=str(tmp_path)):
-            with pytest.raises(hf.FileUnavailable, match=r"can be written by others|symbolic link|Not a directory"):
+            directory, _ = await hf.remote_eval(plain)
+        assert directory.startswith(f"{place}-")
+        assert not os.listdir(home)
+        assert sorted(os.listdir(tmp_path)) == ["home", place.name]
+        shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
+
+
+async def test_a_place_where_others_could_swap_directories(tmp_path: Path) -> None:
+    """In a directory of a group there is no scratch, unless it is sticky, or nobody else comes there."""
+    shared = tmp_path / "shared"
+    (shared / "own").mkdir(parents=True)
+    tmp_path.chmod(0o755)
+    shared.chmod(0o775)
+    closed = [each for each in tmp_path.parents if not each.stat().st_mode & 0o011]
+    for each in closed:
+        each.chmod(0o711)
+    try:
+        async with local(1, scratch=str(shared / "own")):
+            with pytest.raises(hf.FileUnavailable, match=r"others can write to .*/shared.*chmod \+t"):
                 await hf.remote_eval(plain)
-        place.unlink() if place.is_symlink() else shutil.rmtree(place)
+        shared.chmod(0o1775)
+        async with local(1, scratch=str(shared / "own")):
+            assert await hf.remote_eval(plain)
+        shared.chmod(0o775)
+        tmp_path.chmod(0o700)
+        async with local(1, scratch=str(shared / "own")):
+            assert await hf.remote_eval(plain)
+    finally:
+        for each in closed:
+            each.chmod(0o700)
+    assert not os.listdir(shared / "own")
 
 
 SETTINGS = [("scratch", "relative"), ("cache", "many"), ("cache", 0), ("cache", -1)]

@@ -194,3 +194,14 @@ async def test_by_fsspec() -> None:
         assert (made.path().read_bytes(), made.name) == (CONTENT, "x.txt")
         with pytest.raises(hf.FileMissing, match="nothing at"):
             _ = hf.File("memory://place/y.txt").digest
+
+
+def test_what_is_secret_where_it_leads() -> None:
+    """A server has redirected to a URL with a signature, which the error of a library shows."""
+    led = "https://u:pw@b.example/x?X-Amz-Signature=abc123&part=2"
+    said = urls._told("https://a.example/x", OSError(f"403, message='Forbidden', url='{led}'"))
+    assert "abc123" not in said
+    assert "pw@" not in said
+    assert "https://b.example/x?X-Amz-Signature=...&part=2" in said
+    assert urls.shown("https://a.example/x?0123456789abcdef0123456789abcdef") == "https://a.example/x?..."
+    assert urls.shown("https://a.example/x?v=2&session=12345") == "https://a.example/x?v=2&session=..."
