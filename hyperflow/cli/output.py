@@ -69,8 +69,10 @@ def output(
             if not token and stands.state not in ("done", "failed"):
                 missing.append(number)
     sys.stdout.flush()
-    if missing:
+    if missing and numbers is not None:
         _say_missing(missing, tasks)
+    elif missing:
+        _say(f"{len(missing):,} of {len(tasks):,} tasks have written nothing yet, or have not run: hyperflow tasks")
     return 1 if missing and numbers is not None else 0
 
 

@@ -303,6 +303,8 @@ def test_programs_and_files_that_are_not_there(tmp_path: Path) -> None:
         (["--local", "--", "true"], "say what the tasks are: --each-line FILE"),
         (["--range", "1", "--local"], "the command is missing; write it behind --"),
         (["--range", "1", "--local", "--"], "the command is missing"),
+        (["--range", "1", "--local", "./a", "{n}"], "the command stands behind --; write: hyperflow array ... -- ./a"),
+        (["a.toml", "b.toml", "--local", "--", "true"], "'b.toml' belongs to no option, and there is one file"),
         (["tasks.toml", "--range", "1", "--local"], "does 'tasks.toml' begin the command? That stands behind --"),
         (["tasks.toml", "--local", "--", "true"], "leave out what is behind --"),
         (["tasks.toml", "--local", "--cwd", "x"], "each [[task]] of a file says that for itself"),
