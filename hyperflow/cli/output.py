@@ -72,7 +72,8 @@ def output(
     if missing and numbers is not None:
         _say_missing(missing, tasks)
     elif missing:
-        _say(f"{len(missing):,} of {len(tasks):,} tasks have written nothing yet, or have not run: hyperflow tasks")
+        count = f"{len(missing):,} of {len(tasks):,} tasks"
+        _say(f"{count} have not run, or have written nothing yet; hyperflow tasks says more")
     return 1 if missing and numbers is not None else 0
 
 
