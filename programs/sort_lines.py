@@ -46,8 +46,9 @@ async def sort_file(source: str, target: str, parts: int) -> int:
 
     def sort_part(number: int) -> hf.Flow[hf.File]:
         name = f"part-{number}"
-        words = ["sh", "-c", SORT_PART, "-", f"{number}", f"{parts}", whole, hf.Output(name, keep="node")]
-        return hf.remote_command(words, check=True).map(lambda done: done.files[name])
+        part = hf.Output(name, keep="node")
+        done = hf.remote_command(["sh", "-c", SORT_PART, "-", f"{number}", f"{parts}", whole, part], check=True)
+        return done.map(lambda result: result.files[name])
 
     sorted_parts = await hf.map_concurrently(sort_part, range(1, parts + 1))
     unchecked = hf.Output("merged", keep="node")
