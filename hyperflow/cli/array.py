@@ -22,7 +22,7 @@ from hyperflow.commands.program import WRONG
 from hyperflow.commands.spec import ArraySpec
 from hyperflow.commands.typed import NO_PLACE, NOTHING_EACH, NOTHING_OF, Each, Of, Placed, spec_of
 from hyperflow.console.options import Resources
-from hyperflow.errors import HyperflowError
+from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.records import record
 from hyperflow.saying import printable
 
@@ -65,7 +65,7 @@ def array(  # noqa: PLR0913 (options that people type)
         str | None, Parameter(help="A file of tasks, in TOML: [[task]] with name, command, after, ...", group=TASKS)
     ] = None,
     /,
-    *,
+    *words: Annotated[str, Parameter(show=False)],
     of: Annotated[Of, Parameter(name="*", group=TASKS)] = NOTHING_OF,
     each: Annotated[Each, Parameter(name="*", group=EACH)] = NOTHING_EACH,
     placed: Annotated[Placed, Parameter(name="*", group=WHERE)] = NO_PLACE,
@@ -96,9 +96,9 @@ def array(  # noqa: PLR0913 (options that people type)
 ) -> int:
     """Run many commands: one for each line, number, object or task of a file. The command stands behind `--`.
 
-        hyperflow array --each-line inputs.txt --cpus 4 --nodes 2 --time 2:00:00 -- ./simulate {line} --seed {n}
-        hyperflow array --range 1-1000 --local -- ./simulate {n}
-        hyperflow array tasks.toml --pool mine
+    - hyperflow array --each-line inputs.txt --nodes 2 --time 2:00:00 -- ./simulate {line} {n}
+    - hyperflow array --range 1-1000 --local -- ./simulate {n}
+    - hyperflow array tasks.toml --pool mine
 
     In the command and in what each task is given, {line} stands for the line, {n} for the number, {json.KEY} for a
     member of the object; {{ and }} for braces. A line stays one argument; there is no shell. What is done is recorded,
@@ -108,6 +108,8 @@ def array(  # noqa: PLR0913 (options that people type)
     try:
         given = None if the_command is None else list(map(str, json.loads(the_command)))
         placed = attrs.evolve(placed, progress=progress)
+        if words:
+            raise ConfigurationError(_stray(file, words, given))
         spec = spec_of(file, given, of, each, placed, resources)
         spec = attrs.evolve(spec, max_failed=_at_least_one(max_failed), words=tuple(sys.argv[1 : MOST_WORDS + 1]))
         check(spec, programs=not no_check)
@@ -126,10 +128,15 @@ def array(  # noqa: PLR0913 (options that people type)
 
 def _at_least_one(count: int | None) -> int | None:
     if count is not None and count < 1:
-        from hyperflow.errors import ConfigurationError  # noqa: PLC0415 (for this)
-
         raise ConfigurationError(f"--max-failed {count}: a whole number of at least 1 is needed")
     return count
+
+
+def _stray(file: str | None, words: Sequence[str], command: Sequence[str] | None) -> str:
+    """Return what is wrong with words that belong to no option."""
+    if command is None:
+        return f"the command stands behind --; write: hyperflow array ... -- {shlex.join([file or '', *words])}"
+    return f"{words[0]!r} belongs to no option, and there is one file of tasks at most"
 
 
 def _refuse(why: str) -> int:

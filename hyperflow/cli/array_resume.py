@@ -48,7 +48,8 @@ def go_on(home: Path, chosen: str = "") -> int:
     with Held.open(home) as held, held.enter("array"):
         spec = ArraySpec.read(home / "array")
     program.check_idle(home)
-    where = f"hyperflow: in {spec.directory}: {spec.count:,} tasks of {home.name}"
+    which = f"those that are not done: {chosen}" if chosen else f"{spec.count:,} tasks"
+    where = f"hyperflow: in {spec.directory}: {home.name}, {which}"
     print(where, file=sys.stderr, flush=True)
     try:
         os.chdir(spec.directory)

@@ -119,7 +119,7 @@ def retry(
     base_dir: BaseDir = BASE_DIR,
     as_json: Json = False,
 ) -> int:
-    """Submit held, failed or cancelled jobs again, with other resources if you name some.
+    """Submit held, failed or cancelled jobs again, with other resources if you name some; or tasks of an array.
 
     While no master runs, this is recorded for the next one: `hyperflow resume`. A running program has its code in
     memory: if you have edited it, use --restart; its other jobs stay with Slurm meanwhile.
@@ -164,10 +164,11 @@ def give_up(
 
 
 def resume(run: Which = None, *, base_dir: BaseDir = BASE_DIR) -> int:
-    """Start a program again whose master has ended; it continues where it was. Or one that ran a job on a pool.
+    """Start a program again whose master has ended; it continues where it was. So with an array.
 
     It starts in its old directory, with the Python and the command line that it had, and with --resume. A program that
-    ran a job on a pool is told by a variable which run to go on with, and starts with the Python of this command.
+    ran a job on a pool is told by a variable which run to go on with, and starts with the Python of this command. Of an
+    array, this command runs the tasks that are not done.
     """
     if (home := array_resume.find(run, base_dir)) is not None:
         return array_resume.go_on(home)

@@ -69,8 +69,11 @@ def output(
             if not token and stands.state not in ("done", "failed"):
                 missing.append(number)
     sys.stdout.flush()
-    if missing:
+    if missing and numbers is not None:
         _say_missing(missing, tasks)
+    elif missing:
+        count = f"{len(missing):,} of {len(tasks):,} tasks"
+        _say(f"{count} have not run, or have written nothing yet; hyperflow tasks says more")
     return 1 if missing and numbers is not None else 0
 
 

@@ -18,7 +18,7 @@ from hyperflow.commands.records import OUTPUT, TASKS, State, TaskRecord, piece_k
 from hyperflow.commands.running import TELL_AFTER, Posted, TaskDone, TaskFailed
 from hyperflow.commands.under_way import UnderWay
 from hyperflow.database.entries import Entry
-from hyperflow.errors import DatabaseError
+from hyperflow.errors import DatabaseError, HyperflowError
 from hyperflow.saying import in_words
 
 PAUSE = 0.02
@@ -175,7 +175,8 @@ def _lost(error: BaseException, said: tuple[Posted, dict[str, int], float] | Non
     """Return the record of a task that did not end by itself, or did not begin."""
     if state is None:
         state = "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"
-    words = in_words(error).split("\n")[0][:LONGEST_ERROR]
+    words = f"{error}" if type(error) is HyperflowError else in_words(error)  # its name says nothing
+    words = words.split("\n")[0][:LONGEST_ERROR]
     if said is None:
         return TaskRecord(state, error=words, tries=0 if state in ("skipped", "cancelled") else 1)
     last, ends, since = said

@@ -23,7 +23,7 @@ from hyperflow.commands.spec import PLACE, ArraySpec, Way
 from hyperflow.commands.starts import Start
 from hyperflow.commands.tally import Counts
 from hyperflow.concurrent import map_concurrently
-from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowError
+from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowError, ImpossibleRequest
 from hyperflow.flow import Flow
 from hyperflow.program import ProgramInfo, is_url
 from hyperflow.records import record
@@ -178,15 +178,18 @@ class _Run:
             return self._left("interrupted", INTERRUPTED)
         except AllocationEnding as error:
             return self._left(f"{error}", 1)
+        except ImpossibleRequest as error:  # it would be the same again
+            return self._left(f"{error}", WRONG, "ask for less (--cpus, --gpus, --memory), and type it again")
         except ConfigurationError as error:
             return self._left(f"{error}", WRONG)
         except HyperflowError as error:
             return self._left(f"{error}", 1)
         return 0
 
-    def _left(self, why: str, code: int) -> int:
+    def _left(self, why: str, code: int, to_do: str = "") -> int:
         """Say what has ended it before its tasks had."""
-        _say(f"{why}\nto go on: hyperflow resume {typed(self._home)}; what is done is not done again")
+        to_do = to_do or f"to go on: hyperflow resume {typed(self._home)}; what is done is not done again"
+        _say(f"{why}\n{to_do}")
         attrs.evolve(self._start, error=why).write(self._home / PLACE)
         return code
 

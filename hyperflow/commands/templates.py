@@ -90,13 +90,29 @@ def _check(name: str, text: str, known: Collection[str]) -> None:
         return
     plain = [f"{{{each}}}" for each in sorted(known) if not each.endswith("*")]
     there = " and ".join([*plain, *(["{json.KEY}"] if f"{JSON}*" in known else [])])
-    if re.search(r"\s", name) or not name:
-        raise ConfigurationError(
-            f"{{{printable(name)}}} in {short_repr(text, 100)} is no placeholder: there is {there}; "
-            f"write {printable(escaped('{' + name + '}'))} for braces that stay braces"
-        )
-    raise ConfigurationError(
-        f"{{{printable(name)}}} in {short_repr(text, 100)} is no placeholder here: there is {there}."
-        f"{meant('{' + name + '}', [*plain, '{json.KEY}'] if f'{JSON}*' in known else plain)} "
-        f"Write {printable(escaped('{' + name + '}'))} for braces that stay braces"
-    )
+    what = f"{{{printable(name)}}} in {short_repr(text, 100)} is no placeholder"
+    braces = f"rite {printable(escaped('{' + name + '}'))} for braces that stay braces"
+    if not name:  # as in parallel and xargs
+        raise ConfigurationError(f"{what}: there is {there}. Did you mean {_first(known)}? W{braces}")
+    if re.search(r"\s", name):
+        raise ConfigurationError(f"{what}: there is {there}; w{braces}")
+    raise ConfigurationError(f"{what} here: there is {there}.{_hint(name, known, plain)} W{braces}")
+
+
+def _first(known: Collection[str]) -> str:
+    """Return what stands for the whole of what a task is made of."""
+    return "{line}" if "line" in known else "{json.KEY}" if f"{JSON}*" in known else "{n}"
+
+
+def _hint(name: str, known: Collection[str], plain: Collection[str]) -> str:
+    """Return what to write in place of a name that is none, or what it would need; "" if nothing is like it."""
+    if name == "line":
+        return " {line} needs --each-line."
+    if name.startswith(JSON) and f"{JSON}*" not in known:
+        return f" {{{printable(name)}}} needs --each-json."
+    if name.lower() in known:
+        return f" Did you mean {{{name.lower()}}}?"
+    close = meant("{" + name + "}", plain)
+    if f"{JSON}*" in known and name.isidentifier():
+        return f" Did you mean {{json.{name}}}?"
+    return close or (meant("{" + name + "}", ["{json.KEY}"]) if f"{JSON}*" in known else "")

@@ -63,16 +63,27 @@ class Each:
         str | None, Parameter(help="What progress and reports call the tasks; by default, the program.")
     ] = None
     env: Annotated[
-        tuple[str, ...], Parameter(help="NAME=VALUE, or NAME with the value that it has here; repeat it.", negative="")
+        tuple[str, ...],
+        Parameter(
+            help="NAME=VALUE, or NAME with the value that it has here; repeat it.", negative="", show_default=False
+        ),
     ] = ()
     cwd: Annotated[str | None, Parameter(help="The directory to start in; by default this one.")] = None
     stdin: Annotated[str | None, Parameter(help="A file to read from standard input.")] = None
     input: Annotated[
         tuple[str, ...],
-        Parameter(help="A file, directory or URL that it needs; it then has a directory of its own.", negative=""),
+        Parameter(
+            help="A file, directory or URL that it needs; it then has a directory of its own.",
+            negative="",
+            show_default=False,
+        ),
     ] = ()
-    output: Annotated[tuple[str, ...], Parameter(help="A file that it makes, and that comes back.", negative="")] = ()
-    on_failure: Annotated[tuple[str, ...], Parameter(help="A file that comes back if it has failed.", negative="")] = ()
+    output: Annotated[
+        tuple[str, ...], Parameter(help="A file that it makes, and that comes back.", negative="", show_default=False)
+    ] = ()
+    on_failure: Annotated[
+        tuple[str, ...], Parameter(help="A file that comes back if it has failed.", negative="", show_default=False)
+    ] = ()
 
     def options(self) -> dict[str, Any]:
         """Return the fields of `hf.using`; raises ConfigurationError."""

@@ -64,6 +64,15 @@ def test_compress_files(cluster: Cluster, checkout: Path) -> None:
     assert all(file.with_name(f"{file.name}.gz").stat().st_size < 1000 for file in files)
 
 
+def test_sort_lines(cluster: Cluster, checkout: Path) -> None:
+    """From the login host, parts are sorted on two nodes, and merged."""
+    (checkout / "numbers").write_text("".join(f"{n * 7919 % 5003}\n" for n in range(5000)))
+    words = [sys.executable, "programs/sort_lines.py", "numbers", "sorted", "--on-error", "raise"]
+    ended = cluster.login.run(words, cwd=checkout, env={"PYTHONPATH": str(TOP)}, timeout=50)
+    assert f"5000 lines in order: {checkout / 'sorted'}" in ended.stdout, ended.stderr
+    assert (checkout / "sorted").read_text().split() == sorted(str(n * 7919 % 5003) for n in range(5000))
+
+
 def test_allowed_region(cluster: Cluster, checkout: Path) -> None:
     """From the login host, sectors side by side find the boundary; the rays that two of them need are sent once."""
     words = [sys.executable, "programs/allowed_region.py", "--ions", "6", "--tolerance", "1e-3", "--sectors", "3"]

@@ -242,6 +242,11 @@ def test_graph(tmp_path: Path) -> None:
     typed = type_in(tmp_path, "array", "tasks.toml", "--local")
     assert typed.code == 1
     assert "1 done, 1 failed, 2 skipped" in typed.err
+    shown = type_in(tmp_path, "tasks", "--state", "skipped")
+    assert "has failed" in shown.out
+    assert "Error" not in shown.out
+    shown = type_in(tmp_path, "output")
+    assert shown.err == "hyperflow: 2 of 4 tasks have not run, or have written nothing yet; hyperflow tasks says more\n"
     (tmp_path / "ok").touch()
     typed = type_in(tmp_path, "retry", "--tasks", "failed")
     assert typed.code == 0, typed.err
@@ -303,6 +308,8 @@ def test_programs_and_files_that_are_not_there(tmp_path: Path) -> None:
         (["--local", "--", "true"], "say what the tasks are: --each-line FILE"),
         (["--range", "1", "--local"], "the command is missing; write it behind --"),
         (["--range", "1", "--local", "--"], "the command is missing"),
+        (["--range", "1", "--local", "./a", "{n}"], "the command stands behind --; write: hyperflow array ... -- ./a"),
+        (["a.toml", "b.toml", "--local", "--", "true"], "'b.toml' belongs to no option, and there is one file"),
         (["tasks.toml", "--range", "1", "--local"], "does 'tasks.toml' begin the command? That stands behind --"),
         (["tasks.toml", "--local", "--", "true"], "leave out what is behind --"),
         (["tasks.toml", "--local", "--cwd", "x"], "each [[task]] of a file says that for itself"),
@@ -329,6 +336,14 @@ def test_refused(tmp_path: Path, words: list[str], said: str) -> None:
     assert said in re.sub(r"\s+", " ", typed.err)
     assert "Traceback" not in typed.err
     assert not (tmp_path / "hyperflow-runs").exists()
+
+
+def test_more_than_there_is(tmp_path: Path) -> None:
+    """Who asks for more CPUs than there are is told to ask for less, and not to go on with the same."""
+    typed = type_in(tmp_path, "array", "--range", "1-3", "--cpus", "5000", "--local", "--", "true")
+    assert typed.code == 2, typed
+    assert "ask for less (--cpus" in typed.err
+    assert "resume" not in typed.err
 
 
 def test_many_tasks_leave_few_files(tmp_path: Path) -> None:
