@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import hyperflow as hf
+from hyperflow import command
 from tests.helpers import alive, wait_until
 from tests.support import local, logs
 
@@ -251,6 +252,22 @@ async def test_both_ways_to_start_a_program_are_the_same() -> None:
     assert "PATH=" in spawned[0]
     assert comparable(spawned[0]) == comparable(forked[0])
     assert spawned[1:] == forked[1:]
+
+
+def test_a_program_that_moves(tmp_path: Path) -> None:
+    """What is remembered of where a program is holds as long as it is there, for that PATH."""
+    files = [tmp_path / name / "program" for name in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        file.touch(0o755)
+    path = {b"PATH": os.fsencode(f"{files[0].parent}:{files[1].parent}")}
+    assert command.found("program", path) == command.found("program", path) == str(files[0])
+    assert command.found("program", {b"PATH": os.fsencode(files[1].parent)}) == str(files[1])
+    assert command.found("program", path) == str(files[0])
+    files[0].unlink()
+    assert command.found("program", path) == str(files[1])
+    files[1].chmod(0o644)
+    assert command.found("program", path) is None
 
 
 def comparable(text: str) -> list[str]:

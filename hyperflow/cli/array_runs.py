@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import attrs
@@ -53,20 +53,21 @@ class ArrayRun:
             self._asked = time.monotonic()
         return self.run.state(time.time()) in (State.RUNNING, State.SILENT)
 
-    def history(self, sources: Sequence[Source], *, goes_on: bool) -> History:
-        """Return how its tasks stand."""
-        return History(sources, self.spec.count, history.running_in(self.run.home) if goes_on else {})
+    def history(
+        self, sources: Sequence[Source], *, goes_on: bool, only: Collection[int] | None = None
+    ) -> History:
+        """Return how its tasks stand, or these of them."""
+        running = history.running_in(self.run.home) if goes_on else {}
+        return History(sources, self.spec.count, running, history.own_records(self.run.home, self.spec), only)
 
-    def chosen(self, words: str, tasks: History) -> list[int]:
-        """Return the numbers that `3,17-20` or `failed` mean; raises ConfigurationError for one that there is not."""
-        if words == FAILED:
-            return list(tasks.numbers("failed"))
+    def chosen(self, words: str) -> list[int]:
+        """Return the numbers that `3,17-20` means; raises ConfigurationError for one that there is not."""
         found: dict[int, None] = {}
         for part in words.split(","):
             first, _, last = part.partition("-")
             numbers = range(int(first), int(last or first) + 1)
-            if not numbers or numbers[0] < 1 or numbers[-1] > len(tasks):
-                raise ConfigurationError(f"{part}: tasks of {self.run.name} have the numbers 1 to {len(tasks)}")
+            if not numbers or numbers[0] < 1 or numbers[-1] > self.spec.count:
+                raise ConfigurationError(f"{part}: tasks of {self.run.name} have the numbers 1 to {self.spec.count}")
             found |= dict.fromkeys(numbers)
         return sorted(found)
 

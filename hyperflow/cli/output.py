@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from hyperflow.cli import array_runs
 from hyperflow.cli.answers import BASE_DIR, BaseDir
-from hyperflow.cli.array_runs import ArrayRun
+from hyperflow.cli.array_runs import FAILED, ArrayRun
 from hyperflow.commands import history, sources
 from hyperflow.commands.history import Followed, History, Stands
 from hyperflow.commands.records import Stream
@@ -53,11 +53,13 @@ def output(
     if follow:
         if not chosen.isdigit():
             raise ConfigurationError("--follow shows one task: type hyperflow output [RUN] NUMBER --follow")
-        return _Follower(array, array.chosen(chosen, History([], array.spec.count, {}))[0], stream).run()
+        return _Follower(array, array.chosen(chosen)[0], stream).run()
     goes_on = array.goes_on()
+    numbers = array.chosen(chosen) if chosen not in ("", FAILED) else None
     with sources.opened(array.run.home) as opened:
-        tasks = array.history(opened, goes_on=goes_on)
-        numbers = array.chosen(chosen, tasks) if chosen else None
+        tasks = array.history(opened, goes_on=goes_on, only=numbers)
+        if chosen == FAILED:
+            numbers = list(tasks.numbers("failed"))
         written = Written(stream, None if numbers is None else set(numbers))
         written.look(opened)
         missing: list[int] = []
@@ -127,7 +129,7 @@ class _Follower:
 
     def __init__(self, array: ArrayRun, number: int, stream: Stream) -> None:
         self._array = array
-        self._task = Followed(number)
+        self._task = Followed(number, history.own_records(array.run.home, array.spec))
         self._stream: Stream = stream
         self._written = Written(stream, {number})
         self._token = ""

@@ -107,7 +107,7 @@ def _told(run: Run) -> int:
         print(f"{run.name}: {state}" + (f": {printable(said)}" if said else ""), file=sys.stderr)
         return 0 if state is State.FINISHED else 1
     with sources.opened(run.home) as opened:
-        tasks = History(opened, spec.count, {})
+        tasks = History(opened, spec.count, {}, history.own_records(run.home, spec))
     counts = tasks.counts()
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     print(f"{run.name}: {state}; {told}", file=sys.stderr)

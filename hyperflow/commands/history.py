@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 from hyperflow.commands import under_way
-from hyperflow.commands.records import TASKS, State, TaskRecord, number_of, state_in
-from hyperflow.commands.sources import Source
+from hyperflow.commands.keys import key_of
+from hyperflow.commands.records import TASKS, State, TaskRecord, number_of, state_in, task_key
+from hyperflow.commands.sources import Source, scan
 from hyperflow.commands.spec import PLACE, ArraySpec
 from hyperflow.commands.under_way import Running
 
@@ -51,11 +52,46 @@ def running_in(home: Path) -> dict[int, Running]:
     return found
 
 
-class History:
-    """How each of `count` tasks stands; `running` are those that are believed to run."""
+Belongs = Callable[[int, str], bool]
+"""Whether a record, by the number in it and its key, is one of this array."""
 
-    def __init__(self, sources: Sequence[Source], count: int, running: Mapping[int, Running]) -> None:
-        self._sources = sources
+
+def own_records(home: Path, spec: ArraySpec) -> Belongs | None:
+    """Return what tells the records of an array from those of another one; None where there are no others.
+
+    There are where it began with an earlier database, or shares one. Of a task that reads files, any record of its
+    number counts: what they were when it was recorded is not known.
+    """
+    if not (home / "array" / "database").exists():
+        return None
+
+    def belongs(number: int, key: str) -> bool:
+        task = spec.task(number)
+        return bool(task.stdin or task.inputs) or key == task_key(number, key_of(task.command, task.cwd, task.env))
+
+    return belongs
+
+
+class History:
+    """How each of `count` tasks stands.
+
+    Args:
+        sources: What is recorded.
+        count: How many there are.
+        running: Those that are believed to run.
+        belongs: Which records are theirs; None for all.
+        only: The numbers of those that are asked for; None for all. The others may stand as if they waited.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        count: int,
+        running: Mapping[int, Running],
+        belongs: Belongs | None = None,
+        only: Collection[int] | None = None,
+    ) -> None:
+        self._sources, self._belongs, self._only = sources, belongs, only
         self._running = {number: one for number, one in running.items() if 0 < number <= count}
         self._states = bytearray(count + 1)
         self._times = array("d", bytes(8 * (count + 1)))
@@ -70,9 +106,11 @@ class History:
                 self._states[number] = _RUNNING
 
     def _look(self, at: int, source: Source) -> None:
-        for entry in source.scan(TASKS):
+        for entry in scan(source, TASKS, self._only):
             number = number_of(entry.key)
             if not 0 < number < len(self._states) or entry.time < self._times[number]:
+                continue
+            if self._belongs is not None and not self._belongs(number, entry.key):
                 continue
             text = entry.text if entry.text is not None else source.text(TASKS, entry.number)
             if text is not None:
@@ -114,17 +152,19 @@ class History:
 class Followed:
     """How one task stands, looked at again and again: each time, only what has come since is read."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, belongs: Belongs | None = None) -> None:
+        self.number, self._belongs = number, belongs
         self._seen: dict[str, int] = {}
         self._newest: tuple[float, TaskRecord | None] = (0.0, None)
 
     def look(self, sources: Sequence[Source], running: Running | None) -> Stands:
         """Return how it stands now; `running` if it is believed to run."""
         for source in sources:
-            for entry in source.scan(TASKS, self._seen.get(source.name, 0)):
+            for entry in source.scan_of(TASKS, self.number, self._seen.get(source.name, 0)):
                 self._seen[source.name] = entry.number
-                if number_of(entry.key) == self.number and entry.time >= self._newest[0]:
+                if self._belongs is not None and not self._belongs(self.number, entry.key):
+                    continue
+                if entry.time >= self._newest[0]:
                     text = entry.text if entry.text is not None else source.text(TASKS, entry.number)
                     if text is not None:
                         self._newest = entry.time, TaskRecord.of(text)

@@ -98,6 +98,11 @@ def piece_key(number: int, token: str, stream: str, place: int) -> str:
     return f'[{number},"{token}","{stream}",{place}]'
 
 
+def beginning(number: int) -> str:
+    """Return how the keys of a task begin, in either map."""
+    return f"[{number},"
+
+
 def number_of(key: str) -> int:
     """Return the number of the task that a key of either map is about."""
     return int(key[1 : key.index(",")])

@@ -9,12 +9,13 @@ Guarantees: nothing is written or locked (see `database/reading.py`), and a prog
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from hyperflow import program
+from hyperflow.commands.records import beginning
 from hyperflow.database import reading, results, scanning
 from hyperflow.database.entries import warn_of
 from hyperflow.database.file import DatabaseFile
@@ -35,6 +36,10 @@ class Source(Protocol):
         """Yield the entries of a map after one, the oldest first; without their values, where those are long."""
         ...
 
+    def scan_of(self, map_name: str, task: int, after: int = 0) -> Iterator[Scanned]:
+        """Yield those of one task."""
+        ...
+
     def text(self, map_name: str, number: int) -> str | None:
         """Return the value of an entry that was scanned; None if it is damaged."""
         ...
@@ -47,6 +52,9 @@ class _File:
 
     def scan(self, map_name: str, after: int = 0) -> Iterator[Scanned]:
         return scanning.scan(self._file, map_name, after)
+
+    def scan_of(self, map_name: str, task: int, after: int = 0) -> Iterator[Scanned]:
+        return scanning.scan_of(self._file, map_name, beginning(task), after)
 
     def text(self, map_name: str, number: int) -> str | None:
         return scanning.text_at(self._file, map_name, number)
@@ -65,8 +73,24 @@ class _Server:
         for number in range(after, len(keys)):
             yield Scanned(number + 1, keys[number], None, 0.0)
 
+    def scan_of(self, map_name: str, task: int, after: int = 0) -> Iterator[Scanned]:
+        return (each for each in self.scan(map_name, after) if each.key.startswith(beginning(task)))
+
     def text(self, map_name: str, number: int) -> str | None:
         return self._reader.lookup(map_name, self._keys[map_name][number - 1])
+
+
+FEW = 8
+"""Tasks that are asked for one by one; for more of them, all entries are gone through once."""
+
+
+def scan(source: Source, map_name: str, tasks: Collection[int] | None, after: int = 0) -> Iterator[Scanned]:
+    """Yield the entries of some tasks, in the order of each of them, and maybe those of others; None for all."""
+    if tasks is None or len(tasks) > FEW:
+        yield from source.scan(map_name, after)
+        return
+    for task in tasks:
+        yield from source.scan_of(map_name, task, after)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
 
 from hyperflow.commands.records import OUTPUT, Stream, piece_of
-from hyperflow.commands.sources import Source
+from hyperflow.commands.sources import Source, scan
 
 
 class Written:
@@ -38,8 +38,9 @@ class Written:
                 self._names.append(source.name)
                 self._seen.append(0)
             at = self._names.index(source.name)
-            for entry in source.scan(OUTPUT, self._seen[at]):
-                self._seen[at] = entry.number
+            seen = self._seen[at]
+            for entry in scan(source, OUTPUT, self._wanted, seen):
+                self._seen[at] = max(self._seen[at], entry.number)
                 self._note(at, entry.number, entry.key)
 
     def _note(self, source: int, entry: int, key: str) -> None:

@@ -7,13 +7,18 @@ from pathlib import Path
 import pytest
 
 from hyperflow.commands import sources, under_way
-from hyperflow.commands.history import Followed, History
+from hyperflow.commands.form import Form
+from hyperflow.commands.history import Followed, History, own_records
+from hyperflow.commands.keys import key_of
+from hyperflow.commands.reading import read_numbers
 from hyperflow.commands.records import OUTPUT, TASKS, TaskRecord, piece_key, piece_text, task_key
+from hyperflow.commands.spec import ArraySpec
 from hyperflow.commands.under_way import Running
 from hyperflow.commands.written import Written
 from hyperflow.database.entries import DamagedEntry
 from hyperflow.database.ingest import ingest
 from hyperflow.database.store import Store, open_database
+from hyperflow.errors import DatabaseError
 
 RUN = "20261122-120000-abcdef"
 
@@ -121,3 +126,45 @@ def test_what_runs(tmp_path: Path) -> None:
     for text in ('{"7": ["node1"', "[]", '{"7": 3}', '{"x": ["node1", 1.5, 2, "1a"]}', ""):
         file.write_text(text)
         assert under_way.read(file) == {}
+
+
+async def test_a_question_about_one_task(tmp_path: Path) -> None:
+    """It is answered by that task's entries alone; that others are missing is noticed all the same."""
+    home = tmp_path / RUN
+    home.mkdir()
+    async with open_database(home / "results.sqlite", RUN) as store:
+        assert isinstance(store, Store)
+        for number in (1, 11, 2, 1):
+            await _record(store, number, 0, f"{number}a", b"of ", str(number).encode())
+    with sources.opened(home) as opened:
+        (source,) = opened
+        assert [entry.number for entry in source.scan_of(TASKS, 1)] == [3, 12]
+        assert [entry.number for entry in source.scan_of(TASKS, 1, 3)] == [12]
+        found = History(opened, 20, {}, only=[1])
+        assert {state: count for state, count in found.counts().items() if count} == {"done": 1, "waiting": 19}
+        written = Written("out", {1})
+        written.look(opened)
+        assert [data for _, data in written.read(opened, 1, "1a")] == [b"of ", b"1"]
+        assert not list(written.read(opened, 11, "11a"))
+    with closing(sqlite3.connect(home / "results.sqlite")) as connection, connection:
+        connection.execute("DELETE FROM entries WHERE id = 6")
+    with sources.opened(home) as opened, pytest.raises(DatabaseError, match="3 of them can be found"):
+        list(opened[0].scan_of(TASKS, 1))
+
+
+async def test_records_of_another_array(tmp_path: Path) -> None:
+    """Where an array began with an earlier database, what that says of another command does not count."""
+    home = tmp_path / RUN
+    (home / "array").mkdir(parents=True)
+    spec = ArraySpec("numbers", read_numbers("1-2"), Form(("echo", "{n}"), "/base", ("n",)))
+    assert own_records(home, spec) is None
+    (home / "array" / "database").write_text("earlier")
+    async with open_database(home / "results.sqlite", RUN) as store:
+        assert isinstance(store, Store)
+        await store.insert(TASKS, task_key(1, key_of(("true",), "")), TaskRecord("done", 0).text())
+        own = key_of(("echo", "2"), spec.task(2).cwd)
+        await store.insert(TASKS, task_key(2, own), TaskRecord("done", 0).text())
+    with sources.opened(home) as opened:
+        assert History(opened, 2, {}, own_records(home, spec)).counts()["done"] == 1
+        followed = [Followed(number, own_records(home, spec)).look(opened, None).state for number in (1, 2)]
+    assert followed == ["waiting", "done"]
