@@ -61,7 +61,7 @@ class NodeFile(Counted):
     def append(self, data: memoryview) -> None:
         """Add to it; raises OSError if it does not fit, and remembers that."""
         if self._hash is None and not self.size:
-            import hashlib  # noqa: PLC0415 (5 ms, which a launcher to which no files come does not pay)
+            import hashlib  # noqa: PLC0415 (a launcher to which no files come does not pay for it)
 
             self._hash = hashlib.sha256()
         try:

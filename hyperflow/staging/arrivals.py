@@ -86,7 +86,8 @@ class Arrivals:
     def _complete_file(place: str, digest: Any, entry: Entry) -> None:
         found = os.lstat(place)
         if not stat.S_ISREG(found.st_mode) or found.st_size != entry.size:
-            raise ValueError(f"{entry.name or entry.asked!r} has {found.st_size} bytes, and {entry.size} were sent; did something change it?")
+            has = f"{found.st_size} bytes, and {entry.size} were sent"
+            raise ValueError(f"{entry.name or entry.asked!r} has {has}; did something change it?")
         if digest is None:
             return  # a worker has written it here, and seen to it that it is on the disk
         if digest.hexdigest() != entry.digest:

@@ -76,8 +76,8 @@ class NodeCache:
     def get(self, file: Known) -> Path:
         """Return the node's copy of a file, which nobody may change; it stays there until the evaluation ends.
 
-        Blocks while it comes. When it has come, a call costs some microseconds; the first one of each evaluation a
-        fifth of a millisecond, and for a directory a look at each file.
+        Blocks while it comes. When it has come, the first call of each evaluation looks at its state, for a directory
+        at that of each file; a further one does not.
 
         Raises:
             FileUnavailable: It cannot be had here; FileChanged: there is another one in its place.

@@ -160,9 +160,9 @@ class File:
     def path(self) -> Path:
         """Return where it is: on a worker, the node's own copy, which comes there if it is not there yet.
 
-        The copy stays until the evaluation ends, and nobody may change it. Its name ends as that of the original. In
-        the job itself it is the original, and in open_inline_job, too. Blocks while the copy comes; to cancel the
-        evaluation leaves nothing half copied. Then a call costs some microseconds.
+        The copy stays until the evaluation ends, and nobody may change it; so return the File, and not its path. Its
+        name ends as that of the original. In the job itself it is the original, and in open_inline_job, too. Blocks
+        while the copy comes; to cancel the evaluation leaves nothing half copied.
 
         Raises:
             FileChanged: It is not what it was when the program first used it.

@@ -4,9 +4,9 @@ For each output the head makes a marker beside the destination, `.NAME.TOKEN.par
 that reads the very same there sees that directory, and writes `.NAME.TOKEN.part.TRY` beside it; one that does not sends
 the content. The head gives what is whole its name.
 
-Guarantees: a part that is a directory is written to through its descriptor, because in the place of a group somebody
-else could put a link in its place. A part without a marker is nobody's. It is made after its marker, and looked at once more when it is there;
-the head removes the marker first.
+Guarantees: a part without a marker is nobody's. It is made after its marker, and looked at once more when it is there;
+the head removes the marker first. A part that is a directory is written to through its descriptor: in the place of a
+group somebody else could put a link in its place.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def scratch(keep_on_failure: str | os.PathLike[str] | None = None) -> Iterator[P
 
     In functions of evaluations, plain and async, in `open_inline_job`, and in the job itself. It is made where the
     node's scratch is (the setting `scratch`, or $TMPDIR there, or /tmp), and may be used by several programs of the
-    evaluation. To make and remove it costs a tenth of a millisecond, and what removing its files costs.
+    evaluation. To make and remove it takes some system calls, and what removing its files takes.
 
     Args:
         keep_on_failure: A directory, relative to the program's: if the block raises, a copy of what is there goes into

@@ -80,5 +80,5 @@ def test_a_part_that_somebody_swaps(tmp_path: Path) -> None:
     arrivals.close()
     assert not os.listdir(home)
     assert home.stat().st_mode & 0o777 == 0o750
-    with pytest.raises(OSError, match="Not a directory|symbolic link"):
+    with pytest.raises(OSError, match=r"Not a directory|symbolic link"):
         Arrivals().complete(str(part), [entry("", kind="directory")])

@@ -60,12 +60,10 @@ def descendants(of: int) -> dict[str, list[int]]:
     (keeper,) = [pid for pid in below if parents[pid] == of]
     (launcher,) = [pid for pid in below if parents[pid] == keeper]
     workers = [pid for pid in below if parents[pid] == launcher]
-    (link,) = {
-        entry.split("=")[1]
-        for entry in Path(f"/proc/{workers[0]}/environ").read_bytes().decode().split("\0")
-        if entry.startswith(f"{survivors.VARIABLE}=")
-    } or {""}
-    watcher = [pid for pid, command in commands.items() if "cleans up after" in command and (link in command)]
+    watchers = {pid: command.split()[-1] for pid, command in commands.items() if "cleans up after" in command}
+    job = os.environ.get(survivors.JOB, "")
+    watcher = [pid for pid, name in watchers.items() if workers[0] in survivors.left(name, job)]
+    assert len(watcher) == 1
     return {"head": [of], "keeper": [keeper], "launcher": [launcher], "workers": workers, "watcher": watcher,
             "rest": sorted(below - {of, keeper, launcher, *workers})}  # fmt: skip
 
