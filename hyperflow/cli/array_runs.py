@@ -56,9 +56,7 @@ class ArrayRun:
             self._asked = time.monotonic()
         return self.run.state(time.time()) in (State.RUNNING, State.SILENT)
 
-    def history(
-        self, sources: Sequence[Source], *, goes_on: bool, only: Collection[int] | None = None
-    ) -> History:
+    def history(self, sources: Sequence[Source], *, goes_on: bool, only: Collection[int] | None = None) -> History:
         """Return how its tasks stand, or these of them."""
         running = history.running_in(self.run.home) if goes_on else {}
         return History(sources, self.spec.count, running, history.own_records(self.run.home, self.spec), only)
