@@ -14,6 +14,7 @@ from hyperflow.database import file as files
 from hyperflow.database import layout
 from hyperflow.database.entries import is_sound
 from hyperflow.database.file import DatabaseFile
+from hyperflow.database.kept import LONGEST
 
 LOOK = 100_000
 """Entries that SQLite goes through in one look at a file that another program may be writing to."""
@@ -72,7 +73,7 @@ def scan_of(file: DatabaseFile, map_name: str, beginning: str, after: int = 0) -
     with files.reported(file.path, "read"):
         _check(file, map_name, file.connection.execute(count, (map_name, newest)).fetchone())
         for first in range(after, newest, LOOK):  # in short looks, as `DatabaseFile.rows`
-            picked = files.LONGEST, map_name, first, min(first + LOOK, newest), len(beginning), beginning
+            picked = LONGEST, map_name, first, min(first + LOOK, newest), len(beginning), beginning
             for row in file.connection.execute(query, picked).fetchall():
                 if (found := _sound(file, map_name, row)) is not None:
                     yield found
