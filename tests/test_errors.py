@@ -13,9 +13,16 @@ import pytest
 
 import hyperflow
 from hyperflow import errors
+from hyperflow.commands.running import TaskDone
 from hyperflow.errors import HyperflowError
 
-SAMPLES: dict[str, Any] = {"str": "some text\nof two lines", "int": -9, "float": 1.5, "list[str]": ["gzip", "a b"]}
+SAMPLES: dict[str, Any] = {
+    "str": "some text\nof two lines",
+    "int": -9,
+    "float": 1.5,
+    "list[str]": ["gzip", "a b"],
+    "TaskDone": TaskDone(3, 1.5, 0.5, 1 << 20, "node7", 2, b"", b"no such file", 0, 0, "token"),
+}
 
 
 for _found in pkgutil.walk_packages(hyperflow.__path__, "hyperflow."):

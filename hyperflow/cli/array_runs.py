@@ -53,6 +53,11 @@ class ArrayRun:
             self._asked = time.monotonic()
         return self.run.state(time.time()) in (State.RUNNING, State.SILENT)
 
+    @property
+    def shares_database(self) -> bool:
+        """Whether its database has what other arrays have recorded, too."""
+        return history.own_records(self.run.home, self.spec) is not None
+
     def history(self, sources: Sequence[Source], *, goes_on: bool, only: Collection[int] | None = None) -> History:
         """Return how its tasks stand, or these of them."""
         running = history.running_in(self.run.home) if goes_on else {}

@@ -65,7 +65,7 @@ def output(
         missing: list[int] = []
         for number in tasks.numbers() if numbers is None else numbers:
             stands = tasks.stands(number)
-            token = _token(stands, written)
+            token = _token(stands, written, shared=array.shares_database)
             end = _print(opened, written, number, token, 0)
             _say_what_is_left_out(stands, stream, token, end)
             if not token and stands.state not in ("done", "failed"):
@@ -79,13 +79,16 @@ def output(
     return 1 if missing and numbers is not None else 0
 
 
-def _token(stands: Stands, written: Written) -> str:
-    """Return the try whose output counts: that which runs, else the one that is recorded, else the newest."""
+def _token(stands: Stands, written: Written, *, shared: bool) -> str:
+    """Return the try whose output counts: that which runs, else the one that is recorded, else the newest.
+
+    Where the database has tasks of other arrays, too, the newest may be one of theirs: nothing says whose a piece is.
+    """
     if stands.running:
         return stands.running.token
     if stands.record is not None and stands.record.token:
         return stands.record.token
-    return written.newest(stands.number)
+    return "" if shared else written.newest(stands.number)
 
 
 def _print(opened: Sequence[Source], written: Written, number: int, token: str, start: int) -> int:
@@ -166,7 +169,7 @@ class _Follower:
             if running is not None and stands.record is not None and stands.record.token == running.token:
                 stands = stands._replace(running=None, state=stands.record.state)  # it has ended since
             self._written.look(opened)
-            token = _token(stands, self._written)
+            token = _token(stands, self._written, shared=self._array.shares_database)
             if token != self._token:
                 if self._token and self._end:
                     _say(f"task {number} is tried again")

@@ -200,3 +200,15 @@ def test_ten_thousand_tasks(place: Place) -> None:
     assert sum(len(files) for _, _, files in os.walk(place.home)) < 50
     assert [task["number"] for task in place.tasks("--failed")] == list(range(100, 10_001, 100))
     assert place.type("output").stdout == b"".join(b"%d\n" % n for n in range(1, 10_001))
+
+
+def test_output_of_another_array(place: Place) -> None:
+    """A task that has not run has written nothing, whatever an earlier array has in the database it began with."""
+    place.array(2, "echo earlier {n}")
+    (earlier,) = place.home.glob("hyperflow-runs/*/results.sqlite")
+    (place.home / "tasks.toml").write_text(
+        '[[task]]\nname = "a"\ncommand = ["false"]\n[[task]]\ncommand = ["echo", "later"]\nafter = ["a"]\n'
+    )
+    place.type("array", "tasks.toml", "--local", "--database", str(earlier), code=1)
+    done = place.type("output", "2", code=1)
+    assert (done.stdout, b"it has not run" in done.stderr) == (b"", True)
