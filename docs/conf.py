@@ -1,0 +1,30 @@
+"""Sphinx's settings for the documentation: `make docs` builds it into docs/_build/html."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import hyperflow
+
+project = "hyperflow"
+author = "The hyperflow authors"
+copyright = "The hyperflow authors"  # noqa: A001 (Sphinx's name)
+version = release = hyperflow.__version__ if hasattr(hyperflow, "__version__") else ""
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.intersphinx",
+    "_site.docstrings",
+]
+exclude_patterns = ["_build"]
+html_theme = "pydata_sphinx_theme"
+default_role = "code"
+nitpicky = True
+myst_heading_anchors = 4
+myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+napoleon_use_ivar = True
+intersphinx_mapping: dict[str, tuple[str, None]] = {}
