@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.intersphinx",
     "_site.docstrings",
+    "_site.generated",
 ]
 exclude_patterns = ["_build"]
 html_theme = "pydata_sphinx_theme"
