@@ -10,12 +10,10 @@ import hyperflow
 project = "hyperflow"
 author = "The hyperflow authors"
 copyright = "The hyperflow authors"  # noqa: A001 (Sphinx's name)
-version = release = hyperflow.__version__ if hasattr(hyperflow, "__version__") else ""
+version = release = hyperflow.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
-    "sphinx.ext.intersphinx",
     "_site.docstrings",
     "_site.generated",
 ]
@@ -27,5 +25,12 @@ myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-napoleon_use_ivar = True
-intersphinx_mapping: dict[str, tuple[str, None]] = {}
+html_title = f"hyperflow {release}"
+html_theme_options = {
+    "navigation_with_keys": True,
+    "show_toc_level": 2,
+    "header_links_before_dropdown": 6,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_sidebars = {"index": []}

@@ -1,9 +1,11 @@
-"""Docstrings as Sphinx wants them: an indented block is an example, and `->` in lists of names is what it is."""
+"""Docstrings and pages as Sphinx wants them: an indented block is an example, an anchor is a target."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
+
+from sphinx.ext.napoleon import Config, GoogleDocstring
 
 _SECTION = re.compile(r"^(Args|Arguments|Raises|Returns|Yields|Attributes|Guarantees|Example|Examples|Note):$")
 
@@ -23,11 +25,23 @@ def examples(lines: list[str]) -> list[str]:
     return result
 
 
-def _convert(app: Any, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:  # noqa: ARG001
+def _convert(app: Any, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
+    """Make reStructuredText of a docstring in Google's style.
+
+    Napoleon is not an extension here: it takes the beginning of an attribute's docstring, up to a colon, for its type.
+    """
     lines[:] = examples(lines)
+    if what not in ("attribute", "property", "data"):
+        lines[:] = GoogleDocstring(lines, Config(), app, what, name, obj, options).lines()
+
+
+def _anchors(app: Any, page: str, source: list[str]) -> None:  # noqa: ARG001 (as Sphinx calls it)
+    """Make MyST's targets of anchors, which other readers of Markdown know."""
+    source[0] = re.sub(r'^<a id="([\w-]+)"></a>$', r"(\1)=", source[0], flags=re.MULTILINE)
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Come before napoleon."""
-    app.connect("autodoc-process-docstring", _convert, priority=100)
+    """Convert all docstrings, and anchors of pages."""
+    app.connect("autodoc-process-docstring", _convert)
+    app.connect("source-read", _anchors)
     return {"parallel_read_safe": True}
