@@ -1,7 +1,7 @@
 # Needs make and Python >= 3.11, nothing else; see CONTRIBUTING.md.
 # Paths are relative and everything runs through .venv/bin/python: the checkout may be anywhere, spaces included.
 
-.PHONY: demo notebook notebooks check test test-again unit model lint style mypy pyright public-types coverage chaos controls mutants matrix lock format build bench clean
+.PHONY: demo notebook notebooks check test test-again unit model lint style mypy pyright public-types coverage chaos controls mutants matrix lock format build docs bench clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -100,6 +100,10 @@ build: .venv/installed-dev
 	$(PY) -m build --quiet
 	@ls dist
 
+# The documentation, as pages: docs/_build/html/index.html.
+docs: .venv/installed-docs
+	$(PY) -m sphinx -q -W -n --keep-going -b html docs docs/_build/html
+
 # QUESTIONS="many round_trip" asks only those; ARGUMENTS=--write puts the figures into docs/benchmarks.md.
 bench: .venv-bench/installed
 	@.venv-bench/bin/python -m benchmarks $(QUESTIONS) $(ARGUMENTS)
@@ -129,6 +133,11 @@ $(foreach venv,.venv .venv-bench .venv-tools,$(eval $(call moved,$(venv))))
 .venv/installed-notebooks: pyproject.toml .venv/made-in
 	@echo "Installing hyperflow and JupyterLab into .venv"
 	@$(PY) -m pip install -qq -e '.[notebooks]'
+	@touch .venv/installed $@
+
+.venv/installed-docs: pyproject.toml .venv/made-in
+	@echo "Installing hyperflow and what its documentation is made with into .venv"
+	@$(PY) -m pip install -qq --no-compile -e '.[docs]'
 	@touch .venv/installed $@
 
 # LOCKED=yes installs what requirements-dev.txt says, to the byte. Python compiles what is imported when it is; pip would

@@ -172,7 +172,7 @@ def remote_stream(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Remot
     Raises:
         MisuseError: fn is no generator function: at once for an `async def` without `yield`, else from the worker.
         StreamBroken: Its worker is lost, and pieces of it had been read.
-        What `remote_eval` raises.
+        HyperflowError: What `remote_eval` raises, too.
     """
     plain_function(fn, "remote_stream", "await {name}(...)")
     if inspect.iscoroutinefunction(fn):
