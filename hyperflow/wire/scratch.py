@@ -334,7 +334,8 @@ def _is_stale(name: str, above: int) -> bool:
     try:
         lock = os.open(f"{name}/{ALIVE}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     except FileNotFoundError:
-        return not is_young  # one that is being made, or the rest of one that is being removed
+        # One that is being made; or the rest of one whose removal was cut short: to help with that does no harm.
+        return not is_young or name.startswith(GONE)
     try:
         if os.read(lock, 1000).decode(errors="replace") != socket.gethostname():
             return False  # of another host that uses this directory, too: its lock may not be seen here

@@ -112,8 +112,8 @@ def main() -> None:
     while data := os.read(0, 5000):
         told += data
     job, _, rest = told.partition(b"\n")
-    directory, _, last = rest.rpartition(b"\n")
-    if _DISMISSED in (last, told):
+    directory = rest.rpartition(b"\n")[0]
+    if told.endswith(_DISMISSED):  # keeper and launcher both say it
         return
     deadline = time.monotonic() + SECONDS
     while (pids := list(left(sys.argv[-1], job.decode().strip()))) and time.monotonic() < deadline:

@@ -14,7 +14,7 @@ from tests.leaks import processes
 from tests.staging.test_deaths import DEATHS, descendants, is_empty, kill, left
 from tests.support import run_script, start_script
 
-SIZE = 300 << 20
+SIZE = 160 << 20
 """Bytes of files that are on their way for long enough to be met there."""
 
 RUN = f"""
@@ -59,9 +59,15 @@ def _meet(moment: Callable[[Path, Path], object], place: Path, disk: Path, run: 
         os.sched_yield()
 
 
+CASES = [
+    *(("command", dead) for dead in DEATHS),
+    *((moment, dead) for moment in ("copy", "collect") for dead in ("a worker", "launcher and keeper", "all")),
+]
+"""Each death while a command runs; while files are on their way, one of each kind of who cleans up."""
+
+
 @pytest.mark.process
-@pytest.mark.parametrize("dead", DEATHS)
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(("moment", "dead"), CASES)
 def test_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, dead: str) -> None:
     """Somebody who lives cleans up; when all are dead, the next run on that node does."""
     before, disk = processes(), tmp_path / "disk"

@@ -13,6 +13,7 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.testing import open_inline_job
+from hyperflow.wire import removal, scratch
 from tests.helpers import wait_until
 from tests.support import Gate, local, notes, wait_at
 
@@ -304,3 +305,16 @@ async def test_a_full_disk_in_evaluations(tmp_path: Path) -> None:
         with pytest.raises(hf.ScratchFull, match=r"does not fit.*HYPERFLOW_SCRATCH=/large"):
             await hf.remote_eval(one_full, [], file)
         assert len((await hf.remote_eval(read, file))[0]) == 10000
+
+
+@pytest.mark.unit
+def test_the_rest_of_a_removal_is_stale(tmp_path: Path) -> None:
+    """Whoever was killed in the middle of a removal has left something without its lock; the next one takes that."""
+    made, lock = scratch.make_apart(str(tmp_path))
+    os.close(lock)
+    rest = made.with_name(f"{removal.GONE}{made.name}")
+    made.rename(rest)
+    (rest / scratch.ALIVE).unlink()
+    being_made = made.with_name("being-made")
+    being_made.mkdir(0o700)
+    assert list(scratch.stale_in(made.parent)) == [rest]

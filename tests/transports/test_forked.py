@@ -128,7 +128,7 @@ def test_nothing_of_the_program_is_held_or_touched(told: tuple[Path, list[Any]])
     for worker, fresh in zip(first, second, strict=True):
         for which in ("fds", "above"):
             kinds, expected = (
-                {name.partition("[")[0] for name in each[which] if not name.endswith((".log", "/fd"))}
+                {name.partition("[")[0] for name in each[which] if not name.endswith((".log", "/fd", "/alive"))}
                 for each in (worker, fresh)
             )
             assert kinds <= expected | {"/dev/null"}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hyperflow.wire import frames
 from hyperflow.wire.frames import Kind, Outcome, ProtocolError, Reader, Shape
-from hyperflow.wire.numbers import DefinitionNumber, TaskNumber
+from hyperflow.wire.numbers import DefinitionNumber, TaskNumber, WorkerNumber
 
 numbers = st.integers(0, 2**64 - 1)
 payloads = st.binary(max_size=200)
@@ -293,3 +293,13 @@ def test_the_records_of_a_body() -> None:
     second = frames.end_of_result(body, 0)
     assert [frames.task_of_result(body, at) for at in (0, second)] == [(5, Outcome.VALUE), (6, Outcome.RAISED)]
     assert frames.end_of_result(body, second) == len(body)
+
+
+@given(st.integers(0, 2**32 - 1), st.binary(min_size=32, max_size=32).filter(any), st.text(), payloads)
+def test_where_a_file_is(serial: int, digest: bytes, text: str, content: bytes) -> None:
+    """What a worker is told of a file is what was said; a text that is no UTF-8 does not matter."""
+    said = frames.FileHere(serial, 17, 3, 28, digest, text, content)
+    ((kind, worker, body),) = Reader().feed(said.framed(WorkerNumber(5)))
+    shown = text.encode(errors="replace").decode()
+    assert (kind, worker) == (Kind.FILE_HERE, 5)
+    assert frames.FileHere.of(body) == said._replace(text=shown)
