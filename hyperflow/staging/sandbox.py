@@ -1,7 +1,7 @@
 """The directory of one command on a node: its inputs are linked there, its outputs are taken from there.
 
-    box/work/    where the command starts: links to its inputs; what it makes
-    box/tmp/     its TMPDIR
+    work/    where the command starts: links to its inputs; what it makes
+    tmp/     its TMPDIR
 
 Guarantees: when the scope ends, nothing of it is left, whatever the command did to it. Outputs of a command that has
 failed are those that were asked for in that case, and of one that has not, the others. A command that finds no room is

@@ -111,10 +111,10 @@ def main() -> None:
     told = b""
     while data := os.read(0, 5000):
         told += data
-    job, _, rest = told.partition(b"\n")
-    directory = rest.rpartition(b"\n")[0]
     if told.endswith(_DISMISSED):  # keeper and launcher both say it
         return
+    job, _, rest = told.partition(b"\n")
+    directory = rest.rpartition(b"\n")[0]
     deadline = time.monotonic() + SECONDS
     while (pids := list(left(sys.argv[-1], job.decode().strip()))) and time.monotonic() < deadline:
         for pid in pids:
