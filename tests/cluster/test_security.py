@@ -9,6 +9,7 @@ from tests.cluster import daemons
 from tests.cluster.cluster import Cluster
 from tests.cluster.home import known_host
 from tests.cluster.runs import Run, submit
+from tests.helpers import block_until
 
 OWN = ".local/share/hyperflow/known_hosts"
 CARELESS = "Host *\n  UserKnownHostsFile none\n  StrictHostKeyChecking no\n  PasswordAuthentication yes\n"
@@ -186,7 +187,7 @@ def test_dropped_connections_are_tried_again(cluster: Cluster) -> None:
     """Where sshd drops connections because there are many, a few more tries get in, and those are bounded."""
     host = cluster.hosts["node2"]
     daemons.stop("sshd", host)
-    argv = [*daemons.argv("sshd", host), "-o", "MaxStartups=1:100:1", "-o", "LoginGraceTime=3"]
+    argv = [*daemons.argv("sshd", host), "-o", "MaxStartups=1:100:1"]
     host.daemon(argv)
     # The first may be dropped, too: whoever has waited for sshd to listen may not have left yet.
     hold = "until exec 3<>/dev/tcp/node2/22 && read -r said <&3; do sleep 0.1; done; echo $said; exec cat <&3"
@@ -200,7 +201,11 @@ def test_dropped_connections_are_tried_again(cluster: Cluster) -> None:
         dropped = cluster.sshd_log("node2").count("drop connection") - before
         assert 1 <= dropped <= 2
 
-        run = submit(cluster, transport="ssh")  # sshd gives up on the other one after 3 s
+        run = submit(cluster, transport="ssh", connect_attempts=20)
+        block_until(
+            lambda: cluster.sshd_log("node2").count("drop connection") > before + dropped, 30, "it is dropped once"
+        )
+        holder.kill()
 
         assert run.result()["right"]
         assert run.statistics()["nodes"] == 3
