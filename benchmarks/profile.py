@@ -178,7 +178,7 @@ def box(ax: Any, frame: Frame, x: float, depth: int, scale: float) -> None:
 @app.default
 def main(
     *,
-    output: Path = TOP / "docs" / "flamegraph.svg",
+    output: Path = TOP / "docs" / "pictures" / "flamegraph.svg",
     seconds: int = 15,
     interactive: bool = False,
     work_only: Annotated[bool, Parameter(name="--work", show=False)] = False,

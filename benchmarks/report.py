@@ -29,7 +29,7 @@ Record = dict[str, Any]
 """One question and what was found, as it is in the JSON file."""
 
 DATA, TEXT, PLOT = (TOP / "docs" / f"benchmarks.{suffix}" for suffix in ("json", "md", "svg"))
-NODES_PLOT = TOP / "docs" / "nodes.svg"
+NODES_PLOT = TOP / "docs" / "pictures" / "nodes.svg"
 
 FEW = 6
 """Figures of a contestant that are told beside it; more have a table of their own."""
@@ -280,9 +280,9 @@ def spread(found: Record, name: str) -> str:
 
 def pictures(records: Mapping[str, Record]) -> str:
     """Show those pictures for which there are figures."""
-    shown = ["![What one evaluation costs](benchmarks.svg)"]
+    shown = ["![What one evaluation costs](pictures/benchmarks.svg)"]
     if "nodes" in records:
-        shown.append("![What the head costs with many nodes](nodes.svg)")
+        shown.append("![What the head costs with many nodes](pictures/nodes.svg)")
     return "\n\n".join(shown)
 
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("page", ["arrays.md", "executors.md", "files.md", "resources.md", "results.md"])
+@pytest.mark.parametrize("page", ["guides/arrays.md", "guides/executors.md", "guides/files.md", "guides/resources.md", "guides/results.md"])
 def test_files_and_commands(page: str, tmp_path: Path) -> None:
     """Each file is written, each command is typed, in a directory that was empty."""
     for name in ("joblib", "scipy", "pandas"):
@@ -49,7 +49,7 @@ def test_pools(cluster: Cluster) -> None:
     env: dict[str, str | None] = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(TOP)}
     env |= {"COLUMNS": "120", "HYPERFLOW_PROGRESS": "0"}
     typed = 0
-    for block in guides.blocks("pools.md"):
+    for block in guides.blocks("guides/pools.md"):
         if block.kind == "file":
             guides.write(block, place)
             continue
@@ -74,7 +74,7 @@ async def test_cells(tmp_path: Path) -> None:
     """Each cell is executed in a real kernel."""
     pytest.importorskip("ipykernel", reason="there is no kernel")
     async with kernel(tmp_path) as one:
-        shown = [(await one.works(block.text)).result == block.about for block in guides.blocks("notebooks.md")]
+        shown = [(await one.works(block.text)).result == block.about for block in guides.blocks("guides/notebooks.md")]
     assert shown == [True] * 6
 
 
