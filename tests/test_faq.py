@@ -25,7 +25,7 @@ def _text(node: ast.expr) -> str | None:
         case ast.Constant(value=str(text)):
             return _FILLED.sub(HOLE, text)
         case ast.JoinedStr(values=parts):
-            return "".join(part.value if isinstance(part, ast.Constant) else HOLE for part in parts)
+            return "".join(str(part.value) if isinstance(part, ast.Constant) else HOLE for part in parts)
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             one, other = _text(left), _text(right)
             return None if one is None and other is None else (one or HOLE) + (other or HOLE)
@@ -56,7 +56,9 @@ def fixed(message: str) -> list[str]:
 def is_said(message: str, said: list[list[str]]) -> bool:
     """Whether one module has a text for each fixed part of a message."""
     parts = fixed(message)
-    return sum(map(len, parts)) >= LEAST and any(all(any(part in text for text in texts) for part in parts) for texts in said)
+    return sum(map(len, parts)) >= LEAST and any(
+        all(any(part in text for text in texts) for part in parts) for texts in said
+    )
 
 
 @pytest.mark.parametrize("message", QUOTED)
