@@ -5,6 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from _site import gallery
+
 import hyperflow
 
 project = "hyperflow"
@@ -14,6 +16,7 @@ version = release = hyperflow.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx_gallery.gen_gallery",
     "_site.docstrings",
     "_site.generated",
 ]
@@ -21,6 +24,7 @@ exclude_patterns = ["_build"]
 html_theme = "pydata_sphinx_theme"
 default_role = "code"
 nitpicky = True
+sphinx_gallery_conf = gallery.SETTINGS
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 autodoc_typehints = "none"
