@@ -28,7 +28,7 @@ def test_docstrings() -> None:
     [
         ("Call `hf.remote_evla`.", "docs/page.md:1: there is no hf.remote_evla"),
         ("\n`hf.NodePool.sbacth`", "docs/page.md:2: there is no hf.NodePool.sbacth"),
-        ("In `hyperflow.confg.Settings`.", "docs/page.md:1: there is no hyperflow.confg.Settings"),
+        ("In `hyperflow.connfig.Settings`.", "docs/page.md:1: there is no hyperflow.connfig.Settings"),
         ("```python\nimport hyperflow as hf\nhf.jbo\n```\n", "docs/page.md:3: there is no hf.jbo"),
         ("`using(cpu=2)`", "docs/page.md:1: using() has no argument cpu"),
         ("```python\nawait hf.remote_eval(f, 1).using(gpu=1)\n```\n", "docs/page.md:1: using() has no argument gpu"),
