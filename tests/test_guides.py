@@ -18,7 +18,9 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("page", ["guides/arrays.md", "guides/executors.md", "guides/files.md", "guides/resources.md", "guides/results.md"])
+@pytest.mark.parametrize(
+    "page", ["guides/arrays.md", "guides/executors.md", "guides/files.md", "guides/resources.md", "guides/results.md"]
+)
 def test_files_and_commands(page: str, tmp_path: Path) -> None:
     """Each file is written, each command is typed, in a directory that was empty."""
     for name in ("joblib", "scipy", "pandas"):
