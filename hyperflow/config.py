@@ -109,8 +109,7 @@ def read_settings(variables: Mapping[str, str] | None = None, **arguments: Any) 
     """
     variables = os.environ if variables is None else variables
     given: list[tuple[str, Any, str]] = []
-    home = variables.get("XDG_CONFIG_HOME") or os.path.join(variables.get("HOME", "/"), ".config")
-    path = Path(variables.get("HYPERFLOW_CONFIG") or os.path.join(home, "hyperflow", "config.toml"))
+    path = place(variables)
     if path.exists() or "HYPERFLOW_CONFIG" in variables:
         given += [(name, value, f"{path}: {name}") for name, value in _read_toml(path).items()]
     for variable, text in variables.items():
@@ -129,6 +128,12 @@ def read_settings(variables: Mapping[str, str] | None = None, **arguments: Any) 
                 "given up between two signs of life"
             )
     return settings
+
+
+def place(variables: Mapping[str, str]) -> Path:
+    """Return where the configuration is, or would be."""
+    home = variables.get("XDG_CONFIG_HOME") or os.path.join(variables.get("HOME", "/"), ".config")
+    return Path(variables.get("HYPERFLOW_CONFIG") or os.path.join(home, "hyperflow", "config.toml"))
 
 
 def _is_near(name: str) -> bool:
