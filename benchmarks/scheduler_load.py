@@ -62,7 +62,8 @@ def counted(on: Cluster) -> Iterator[dict[str, str]]:
     for name in COMMANDS:
         script = place / name
         script.write_text(
-            f'#!/bin/bash\necho {name} $(hostname) >>{on.home}/calls\nexec $(PATH=${{PATH#*:}} command -v {name}) "$@"\n'
+            f"#!/bin/bash\necho {name} $(hostname) >>{on.home}/calls\n"
+            f'exec $(PATH=${{PATH#*:}} command -v {name}) "$@"\n'
         )
         script.chmod(0o755)
     yield {"PATH": f"{place}:{packages.PATH}", "PYTHONPATH": str(Path(hyperflow.__file__).parents[1])}
@@ -79,7 +80,9 @@ def calls(on: Cluster) -> Counter[str]:
 def processes(on: Cluster, host: str) -> list[str]:
     """Return memory, CPU time, threads and command of all Python processes of a host."""
     text = on.hosts[host].run(["ps", "-eo", "rss,cputimes,nlwp,args", "--no-headers"]).stdout
-    return [line.strip()[:110] for line in text.splitlines() if re.search(r"python|hyperflow", line) and " ps " not in line]
+    return [
+        line.strip()[:110] for line in text.splitlines() if re.search(r"python|hyperflow", line) and " ps " not in line
+    ]
 
 
 def many_jobs(on: Cluster) -> None:
