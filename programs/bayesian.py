@@ -57,14 +57,13 @@ def expect(points: Array, values: Array, wanted: Array) -> tuple[Array, Array]:
     """Fit a process to values; return its mean and its standard deviation at the points that are wanted."""
     mean, spread = values.mean(), values.std() or 1.0
     levels = (values - mean) / spread
-    likely = -np.inf, np.eye(len(points)), 1.0
+    fits: list[tuple[float, float, Array]] = []
     for length in (0.1, 0.15, 0.2, 0.3, 0.5, 0.8):  # the one that explains the values best
-        factor = np.linalg.cholesky(kernel(points, points, length) + 1e-6 * np.eye(len(points)))
+        factor: Array = np.linalg.cholesky(kernel(points, points, length) + 1e-6 * np.eye(len(points)))
         size = float(np.mean(np.linalg.solve(factor, levels) ** 2))
         likelihood = -len(points) / 2 * np.log(size) - np.log(np.diag(factor)).sum()
-        if likelihood > likely[0]:
-            likely = likelihood, factor, length
-    _, factor, length = likely
+        fits.append((float(likelihood), length, factor))
+    _, length, factor = max(fits, key=lambda fit: fit[0])
     known, cross = np.linalg.solve(factor, levels), np.linalg.solve(factor, kernel(points, wanted, length))
     deviation = np.sqrt(np.maximum(1 - (cross**2).sum(axis=0), 0) * np.mean(known**2))
     return mean + spread * known @ cross, spread * deviation
@@ -138,7 +137,7 @@ def draw(found: Sequence[tuple[Point, float]], path: Path) -> None:
 
 
 @hf.cluster
-async def bayesian(*, evaluations: int = 50, first: int = 8, within: float = 0.05, seed: int = 1) -> str:
+async def bayesian(*, evaluations: int = 60, first: int = 8, within: float = 0.05, seed: int = 1) -> str:
     """Look for the minimum of Branin's function.
 
     Args:

@@ -122,12 +122,13 @@ async def island(size: int, start: Array, axes: Array, rays: int) -> Island:
     found: dict[float, Array] = {}
     turns = [k / rays for k in range(rays)]
     for _ in range(4):
-        found |= zip(turns, await hf.map_concurrently(lambda turn: ray(size, inside, axes @ direction(turn)), turns))
+        ends = await hf.map_concurrently(lambda turn: ray(size, inside, axes @ direction(turn)), turns)
+        found |= dict(zip(turns, ends, strict=True))
         order = sorted(found)
         energies = [found[turn][0] for turn in order]
-        ends = [int(np.argmin(energies)), int(np.argmax(energies))]
+        extremes = [int(np.argmin(energies)), int(np.argmax(energies))]
         wide = [*order, order[0] + 1]
-        turns = [(wide[k] + wide[k + 1]) / 2 % 1 for end in ends for k in (end, (end - 1) % len(order))]
+        turns = [(wide[k] + wide[k + 1]) / 2 % 1 for end in extremes for k in (end, (end - 1) % len(order))]
     return Island(size, inside.tolist(), [found[turn].tolist() for turn in sorted(found)])
 
 
@@ -159,7 +160,7 @@ def exact(levels: int = 80) -> Array:
 def encloses(edge: Array, point: Array) -> bool:
     """Tell whether the edge, in its order, goes round the point."""
     angles = np.unwrap(np.arctan2(*(edge[[*range(len(edge)), 0]] - point).T))
-    return abs(angles[-1] - angles[0]) > np.pi
+    return bool(abs(angles[-1] - angles[0]) > np.pi)
 
 
 def draw(islands: Sequence[Island], truth: Array, path: Path) -> None:
@@ -170,7 +171,11 @@ def draw(islands: Sequence[Island], truth: Array, path: Path) -> None:
         colour = ("#9ecae1", "#4292c6", "#08519c", "#08306b")[number % 4]
         axes.fill(*np.array(one.edge).T, color=colour, label=f"{one.size} rows")
     axes.plot(*truth, "o", color="#ffb000", markeredgecolor="white", markersize=8, label="exact ground state")
-    axes.set(xlabel="energy $E$", ylabel=r"$\langle x^2\rangle$", title=r"What the lowest state of $H = p^2 + x^2 + x^4$ may be")
+    axes.set(
+        xlabel="energy $E$",
+        ylabel=r"$\langle x^2\rangle$",
+        title=r"What the lowest state of $H = p^2 + x^2 + x^4$ may be",
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", frameon=False)
     figure.savefig(path, dpi=160)
@@ -181,9 +186,11 @@ async def bootstrap(*sizes: int, rays: int = 12) -> str:
     """Bound the lowest energy of the oscillator with the moment matrices of these sizes.
 
     Args:
-        sizes: Rows of the matrix; 8, 9 and 10 if there are none.
+        sizes: Rows of the matrix, at least 7 (below that there is no island); 8, 9 and 10 if there are none.
         rays: How many rays look for the edge of each island at first.
     """
+    if min(sizes, default=7) < 7:
+        raise hf.ConfigurationError("at least 7 rows are needed: what fewer allow has no end")
     with hf.using(sbatch=hf.SbatchOptions(ntasks_per_node=2, time="10:00")):
         islands = await hf.remote_eval_job(archipelago(sizes or (8, 9, 10), rays))
     truth, picture = exact(), (await hf.ask()).program.data_dir / "bootstrap.png"

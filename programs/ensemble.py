@@ -45,8 +45,8 @@ END {
 LINES = 50
 
 # %%
-# **The evaluation** writes the input file, starts the program, and reads what it wrote. If the program ends with another
-# exit code than 0, `check=True` makes an error of that, with the end of what it wrote to stderr.
+# **The evaluation** writes the input file, starts the program, and reads what it wrote. If the program ends with
+# another exit code than 0, `check=True` makes an error of that, with the end of what it wrote to stderr.
 
 
 async def simulate(code: hf.File, made: float, lost: float, seed: int) -> list[int]:
@@ -126,7 +126,9 @@ def draw(times: Array, counts: Array, exact: Array, path: Path) -> None:
     axes.fill_between(times, low, high, step="post", color="#2a6fb5", alpha=0.25, lw=0, label="nine tenths of the runs")
     axes.plot(times, counts.mean(axis=0), color="#2a6fb5", lw=2.5, label=f"mean of {len(counts)} runs")
     axes.plot(times, exact, "--", color="#e4572e", lw=1.5, label="exact mean")
-    axes.set(xlabel="time since the gene is on (h)", ylabel="molecules in the cell", xlim=(0, times[-1]), ylim=(0, None))
+    axes.set(
+        xlabel="time since the gene is on (h)", ylabel="molecules in the cell", xlim=(0, times[-1]), ylim=(0, None)
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=160)

@@ -105,7 +105,7 @@ async def file_conversion(*files: Path, to: Path | None = None) -> None:
     with hf.using(sbatch=hf.SbatchOptions(nodes=2, ntasks_per_node=1, time="10:00")):
         packed = await hf.remote_eval_job(convert_all([(source, directory / source.name) for source in sources]))
     draw(packed, data / "file_conversion.png")
-    for one, source in zip(packed, sources, strict=True):
+    for one in packed:
         result = directory / f"{one.name}.{one.best}"
         print(f"{one.before:9} bytes  {one.after[one.best]:9} as {one.best:3}  {one.name}")
         if result.stat().st_size != one.after[one.best]:
@@ -120,7 +120,11 @@ def draw(packed: list[Packed], path: Path) -> None:
     for place, (packer, colour) in enumerate(zip(PACKERS, ("#9ecae1", "#4292c6", "#08519c"), strict=True)):
         rows = [row + 0.25 * (place - 1) for row in range(len(packed))]
         axes.barh(rows, [100 * one.after[packer] / one.before for one in packed], 0.23, color=colour, label=packer)
-        chosen = [(100 * one.after[packer] / one.before, row) for one, row in zip(packed, rows, strict=True) if one.best == packer]
+        chosen = [
+            (100 * one.after[packer] / one.before, row)
+            for one, row in zip(packed, rows, strict=True)
+            if one.best == packer
+        ]
         for share, row in chosen:
             axes.text(share + 1, row, f"{share:.1f} %, kept", va="center", fontsize="small")
     axes.set_yticks(range(len(packed)), [f"{one.name}\n{one.before / 1000:.0f} kB" for one in packed])

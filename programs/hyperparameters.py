@@ -46,7 +46,11 @@ def digits() -> Any:
 
     pictures, names = load_digits(return_X_y=True)
     learn, rest, learn_names, rest_names = train_test_split(pictures / 16, names, test_size=0.4, random_state=0)
-    yield {"learn": (learn, learn_names), "choose": (rest[::2], rest_names[::2]), "check": (rest[1::2], rest_names[1::2])}
+    yield {
+        "learn": (learn, learn_names),
+        "choose": (rest[::2], rest_names[::2]),
+        "check": (rest[1::2], rest_names[1::2]),
+    }
 
 
 def train(candidate: Candidate, trained: bytes | None, passes: int) -> tuple[bytes, float]:
@@ -134,7 +138,8 @@ async def hyperparameters(*, candidates: int = 24, rungs: int = 5, needed: float
     draw(found, picture)
     best = max((one for one in found if one.check is not None), key=lambda one: one.scores[-1])
     passes, full = sum(2 ** (len(one.scores) - 1) for one in found), candidates * 2 ** (rungs - 1)
-    print(f"best      {best.candidate}\npasses    {passes} over the data; {full} without dropping any\npicture   {picture}")
+    print(f"best      {best.candidate}\npasses    {passes} over the data; {full} without dropping any")
+    print(f"picture   {picture}")
     print(f"check     {best.check:.3f} of the digits, {needed:g} are needed")
     if best.check is None or best.check < needed:
         raise ArithmeticError(f"the best network knows {best.check} of the digits, not {needed:g}")

@@ -72,7 +72,9 @@ async def sweep(pairs: list[tuple[float, float]]) -> int:
 
 
 @hf.cluster
-async def parameter_sweep(*, points: int = 13, strongest: float = 4.0, widest: float = 1.5, within: float = 0.1) -> None:
+async def parameter_sweep(
+    *, points: int = 13, strongest: float = 4.0, widest: float = 1.5, within: float = 0.1
+) -> None:
     """Sweep the pull and the width of the frequencies; write a table, and draw it.
 
     Args:
@@ -120,7 +122,9 @@ def draw(table: Any, path: Path) -> None:
     figure.colorbar(mesh, ax=axes, label="order (1: all swing together)")
     axes.plot(2 * widths, widths, color="#5ad1ff", lw=2, label="exact edge")
     axes.set(xlabel="pull between them (rad/s)", ylabel="half width of their frequencies (rad/s)")
-    axes.set(title=f"{len(table)} evaluations of Kuramoto's model", xlim=(pulls[0], pulls[-1]), ylim=(widths[0], widths[-1]))
+    axes.set(
+        title=f"{len(table)} evaluations of Kuramoto's model", xlim=(pulls[0], pulls[-1]), ylim=(widths[0], widths[-1])
+    )
     axes.legend(loc="upper left")
     figure.savefig(path, dpi=160)
 
