@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import hyperflow as hf
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 Point: TypeAlias = tuple[float, float]
 
 LOW, HIGH = np.array([-5.0, 0.0]), np.array([10.0, 15.0])
@@ -59,7 +59,7 @@ def expect(points: Array, values: Array, wanted: Array) -> tuple[Array, Array]:
     levels = (values - mean) / spread
     fits: list[tuple[float, float, Array]] = []
     for length in (0.1, 0.15, 0.2, 0.3, 0.5, 0.8):  # the one that explains the values best
-        factor: Array = np.linalg.cholesky(kernel(points, points, length) + 1e-6 * np.eye(len(points)))
+        factor = np.linalg.cholesky(kernel(points, points, length) + 1e-6 * np.eye(len(points)))
         size = float(np.mean(np.linalg.solve(factor, levels) ** 2))
         likelihood = -len(points) / 2 * np.log(size) - np.log(np.diag(factor)).sum()
         fits.append((float(likelihood), length, factor))
