@@ -1,7 +1,7 @@
 # Needs make and Python >= 3.11, nothing else; see CONTRIBUTING.md.
 # Paths are relative and everything runs through .venv/bin/python: the checkout may be anywhere, spaces included.
 
-.PHONY: demo notebook notebooks check test test-again unit model lint style mypy pyright public-types coverage chaos controls mutants matrix lock format build docs bench clean
+.PHONY: demo notebook notebooks check test test-again unit model lint style mypy pyright public-types coverage chaos controls mutants matrix lock format build docs linkcheck site-pictures bench clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -100,9 +100,20 @@ build: .venv/installed-dev
 	$(PY) -m build --quiet
 	@ls dist
 
-# The documentation, as pages: docs/_build/html/index.html.
+# The documentation: as pages, docs/_build/html/index.html, and as one file, docs/_build/html/dev/hyperflow.html. Other
+# versions may lie beside it; SITE=1.2.3 makes that one. A warning is an error.
+SITE := dev
 docs: .venv/installed-docs
-	$(PY) -m sphinx -q -W -n --keep-going -b html docs docs/_build/html
+	$(PY) -m sphinx -q -W -n --keep-going -b html -d docs/_build/doctrees docs docs/_build/html/$(SITE)
+
+# Asks each address outside of these pages. Not part of .ci/run, which needs no network.
+linkcheck: .venv/installed-docs
+	$(PY) -m sphinx -q --keep-going -b linkcheck -d docs/_build/doctrees docs docs/_build/links
+
+# Pictures of pages, in headless chromium; PAGES="guides/pools faq" for others.
+TARGET := docs/pictures
+site-pictures: .venv/installed-dev docs
+	$(PY) -m tests.site_pictures $(TARGET) $(PAGES)
 
 # QUESTIONS="many round_trip" asks only those; ARGUMENTS=--write puts the figures into docs/benchmarks.md.
 bench: .venv-bench/installed

@@ -1,81 +1,162 @@
-"""What a newcomer copies from the pages of docs/ works, and prints what they say."""
+"""What stands on the pages of docs/, and in README.md, works when it is typed, and shows what they say."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests import guides
 from tests.cluster.cluster import Cluster
-from tests.helpers import block_until
+from tests.guides import Page
 from tests.imports import TOP
-from tests.kernel import kernel
-from tests.support import environment
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.mark.process
-@pytest.mark.parametrize("page", ["guides/arrays.md", "guides/executors.md", "guides/files.md", "guides/resources.md", "guides/results.md"])
-def test_files_and_commands(page: str, tmp_path: Path) -> None:
-    """Each file is written, each command is typed, in a directory that was empty."""
-    for name in ("joblib", "scipy", "pandas"):
-        pytest.importorskip(name, reason=f"the pages use {name}")
-    env = environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", PYTHONWARNINGS="ignore")
-    typed = 0
-    for block in guides.blocks(page):
-        if block.kind == "file":
-            guides.write(block, tmp_path)
-        elif block.kind == "command":
-            done = subprocess.run(
-                block.text, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stderr
-            assert guides.matches(done.stdout, block.about), (block.text, done.stdout)
-            typed += 1
-    assert typed > 1
+def _each(kind: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("page", guides.pages(kind), ids=lambda page: page.name)
 
 
-LOOKS = ("hyperflow nodes", "hyperflow pool info", "hyperflow node info", "hyperflow pool list", "cat ")
-"""Commands that only look: what they are to show may take a while."""
-
-
-def test_pools(cluster: Cluster) -> None:
-    """Pools are asked for, looked at and steered as their page says, from the login host of a cluster."""
-    place = cluster.home / "guide"
-    place.mkdir()
-    env: dict[str, str | None] = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(TOP)}
-    env |= {"COLUMNS": "120", "HYPERFLOW_PROGRESS": "0"}
-    typed = 0
-    for block in guides.blocks("guides/pools.md"):
-        if block.kind == "file":
-            guides.write(block, place)
-            continue
-        said: list[str] = []
-
-        def as_told(block: guides.Block = block, said: list[str] = said) -> bool:
-            done = cluster.login.run(["sh", "-c", block.text], cwd=place, env=env, check=False)
-            said.append(done.stdout + done.stderr)
-            return guides.matches(done.stdout, block.about)
-
-        if block.text.startswith(LOOKS):
-            block_until(as_told, 40, f"as the page has it: {block.text}", state=lambda said=said: said[-1])
-        else:
-            assert as_told(), (block.text, said)
-        typed += 1
-    assert typed > 15
-    block_until(lambda: "2646700" in (place / "elastic.out").read_text(), 40, "the first program ends")
+def _skip_without(page: Page) -> None:
+    if missing := guides.missing(page):
+        pytest.skip(f"{page.name} needs {', '.join(missing)}")
 
 
 @pytest.mark.process
-async def test_cells(tmp_path: Path) -> None:
-    """Each cell is executed in a real kernel."""
+@_each("here")
+def test_here(page: Page, tmp_path: Path) -> None:
+    """Each file is written, each command is typed, in a directory that was empty, and shows what the page shows."""
+    _skip_without(page)
+    with guides.shell_here(tmp_path) as (shell, place):
+        for typed in guides.follow(page, shell, place):
+            assert typed.right, str(typed)
+
+
+@_each("cluster")
+def test_on_the_cluster(page: Page, cluster: Cluster) -> None:
+    """Each command is typed on the login host of a cluster, and shows what the page shows."""
+    _skip_without(page)
+    with guides.shell_on(cluster) as (shell, place):
+        for typed in guides.follow(page, shell, place):
+            assert typed.right, str(typed)
+
+
+@pytest.mark.process
+@_each("kernel")
+async def test_cells(page: Page, tmp_path: Path) -> None:
+    """Each cell is executed in a real kernel, and shows what the page shows."""
     pytest.importorskip("ipykernel", reason="there is no kernel")
-    async with kernel(tmp_path) as one:
-        shown = [(await one.works(block.text)).result == block.about for block in guides.blocks("guides/notebooks.md")]
-    assert shown == [True] * 6
+    _skip_without(page)
+    assert [str(typed) for typed in await guides.cells(page, tmp_path) if not typed.right] == []
+
+
+@pytest.mark.parametrize("page", guides.pages(), ids=lambda page: page.name)
+def test_all_code_is_run_or_says_why_not(page: Page) -> None:
+    """A page that has code says how it is typed; each block is typed, or says why it cannot be."""
+    assert list(page.complaints) == []
+
+
+def test_no_page_is_forgotten() -> None:
+    """Each way of typing has its pages."""
+    assert all(guides.pages(kind) for kind in guides.KINDS)
+
+
+GOOD = """# Title
+<!-- typed: here; needs: json, sh -->
+
+```python
+# some/name.py
+print(1)
+```
+
+```console
+$ python some/name.py \\
+    --option
+1
+$ false  # exit 1
+```
+
+```python not-run: it needs four GPUs
+train()
+```
+
+```{note}
+~~~sh
+# later.sh
+~~~
+```
+
+```console
+$ sh later.sh
+```
+"""
+
+
+def _read(tmp_path: Path, text: str) -> Page:
+    path = tmp_path / "page.md"
+    path.write_text(text)
+    return guides.read(path)
+
+
+def test_what_blocks_mean(tmp_path: Path) -> None:
+    """Files, commands with their ends and outputs, what is only shown; also within a directive."""
+    page = _read(tmp_path, GOOD)
+    assert (page.kind, page.needs, page.complaints) == ("here", ("json", "sh"), ())
+    assert guides.missing(page) == []
+    assert [(block.kind, block.about.strip(), block.exit) for block in page.blocks] == [
+        ("file", "some/name.py", 0),
+        ("command", "1", 0),
+        ("command", "", 1),
+        ("shown", "it needs four GPUs", 0),
+        ("file", "later.sh", 0),
+        ("command", "", 0),
+    ]
+    assert page.blocks[1].text == "python some/name.py \\\n    --option"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "complaint"),
+    [
+        ("<!-- typed: here; needs: json, sh -->", "", "does not say how it is typed"),
+        ("typed: here", "typed: there", "cannot be typed there"),
+        ("# some/name.py\n", "", "Python that is no file"),
+        ("# later.sh\n", "", "sh that is no file"),
+        ("not-run: it needs four GPUs", "not-run:", "nothing or `not-run: why`"),
+        ("python not-run: it needs four GPUs", "", "nothing or `not-run: why`"),
+        ("$ sh later.sh", "sh later.sh", "a console begins with"),
+        ("$ sh later.sh", "$ true", "uses: later.sh"),
+        ("```console\n$ sh later.sh\n```", "    import later", "an indented block"),
+        ("typed: here", "typed: kernel", "a command on a page"),
+    ],
+)
+def test_what_is_no_good(tmp_path: Path, before: str, after: str, complaint: str) -> None:
+    """Code that would not be typed is told of."""
+    assert before in GOOD
+    assert complaint in "\n".join(_read(tmp_path, GOOD.replace(before, after)).complaints)
+
+
+@pytest.mark.process
+def test_another_output_or_end_is_noticed(tmp_path: Path) -> None:
+    """One shell types all commands; what differs from the page is told."""
+    text = """# T\n<!-- typed: here -->\n```console
+$ cd / && name=value
+$ pwd; echo $name
+/
+value
+$ echo here; echo there >&2; exit_with() { return $1; }; exit_with 3  # exit 3
+here
+there
+$ echo one
+two
+$ false
+$ true  # exit 1
+$ sleep 100 &
+$ kill -INT $!; wait $!  # exit 130
+```
+"""
+    with guides.shell_here(tmp_path) as (shell, place):
+        typed = list(guides.follow(_read(tmp_path, text), shell, place))
+    assert [one.right for one in typed] == [True, True, True, False, False, False, True, True], [*map(str, typed)]
+    assert str(typed[3]) == "$ echo one\none\n\n-- but the page has:\ntwo\n"
 
 
 def test_dots_stand_for_anything() -> None:
@@ -84,3 +165,8 @@ def test_dots_stand_for_anything() -> None:
     assert not guides.matches("a\nc", "a\nb")
     assert not guides.matches("", "a")
     assert not guides.matches("a\nb", "a")
+
+
+def test_a_page_by_hand() -> None:
+    """The page's module says where pages are, wherever it is started."""
+    assert guides.read(TOP / "docs" / "guides" / "pools.md").name == "guides/pools.md"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter, validators
 
 from hyperflow._version import __version__
+from hyperflow.cli.answers import answering
 from hyperflow.errors import SlurmError
 from hyperflow.files import hold_standard_streams
 
@@ -35,9 +36,11 @@ COMMANDS = {
     "results": ("results",),
     "reporting": ("report",),
     "gc": ("gc",),
+    "init": ("init",),
     "variables": ("var",),
     "array": ("array",),
     "tasks": ("tasks", "output", "wait"),
+    "docs": ("docs",),
 }
 """The modules of this room that have an `add_to`, and the commands that each one adds."""
 
@@ -48,7 +51,7 @@ def command_line(words: Sequence[str] = ()) -> App:
     wanted = [module for module, names in COMMANDS.items() if words and words[0] in names]
     for module in wanted or COMMANDS:
         importlib.import_module(f"hyperflow.cli.{module}").add_to(app)
-    app.command(doctor)
+    app.command(answering(doctor))
     return app
 
 

@@ -109,7 +109,7 @@ _is_text = attrs.validators.and_(
 )
 _is_time = _needs(
     'a time is needed, such as "2:00:00" (hours), "1-12:00:00" (days), 90 (minutes) or a timedelta',
-    lambda it: it == "UNLIMITED" or (isinstance(it, str) and _seconds(it)),
+    lambda it: it == "UNLIMITED" or (isinstance(it, str) and seconds_of(it)),
 )
 _is_memory = _needs(
     'a whole number with a unit is needed, such as "8G"; without one it is megabytes',
@@ -142,7 +142,7 @@ def _check_extra(_: object, field: _Field, value: object) -> None:
             _is_text(None, field, text)
 
 
-def _seconds(time: str) -> float | None:
+def seconds_of(time: str) -> float | None:
     """Return the seconds of a time as Slurm writes it; None if it is none."""
     match = _TIME.fullmatch(time)
     if match is None:
@@ -258,7 +258,7 @@ class SbatchOptions:
     @property
     def time_limit(self) -> float | None:
         """The limit in seconds; None if the site decides, or there is none."""
-        return None if self.time is None else _seconds(self.time)
+        return None if self.time is None else seconds_of(self.time)
 
 
 FIELDS = tuple(field.name for field in attrs.fields(SbatchOptions))

@@ -1,0 +1,218 @@
+"""`hyperflow init` as it is typed: on a machine without Slurm, and with a Slurm of shell scripts, well and ill."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from hyperflow.config import Settings, read_settings
+from tests.slurm.big_site import SCONTROL, SINFO
+
+pytestmark = pytest.mark.process
+
+
+class Machine:
+    """A home, a directory for work, and a PATH that has only what a test puts there."""
+
+    def __init__(self, place: Path) -> None:
+        self.home, self.work, self.path = place / "my home", place / "work", place / "path"
+        for each in (self.home, self.work, self.path):
+            each.mkdir()
+        self.env = {"HOME": str(self.home), "PATH": f"{self.path}:/bin", "USER": "me"}
+        self.config = self.home / ".config" / "hyperflow" / "config.toml"
+        self.script = self.work / "job.sbatch"
+        self.command("sinfo", 'echo "no such command: $*" >&2; exit 127')
+        self.path.joinpath("sinfo").unlink()
+
+    def command(self, name: str, lines: str) -> None:
+        """Put a command into the PATH."""
+        (self.path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (self.path / name).chmod(0o755)
+
+    def slurm(self, answer: str = SINFO) -> None:
+        """Let there be a Slurm that answers; no node of it can be reached."""
+        for name, text in (("nodes", answer), ("rules", SCONTROL)):
+            (self.path / name).write_text(text)
+        nodes, rules = self.path / "nodes", self.path / "rules"
+        self.command("sinfo", f"case $* in *--version) echo slurm 24.11.1;; *%P*) cat '{nodes}';; *) echo nid1;; esac")
+        self.command("scontrol", f"case $* in *partition*) cat '{rules}';; *) echo 'TmpFS = /local';; esac")
+        self.command("sbatch", "cat >/dev/null; echo 'sbatch: Job 1 to start at once' >&2")
+
+    def start(self, *words: str, **env: str) -> "subprocess.Popen[str]":
+        """Start the command."""
+        argv = [sys.executable, "-P", "-m", "hyperflow", "init", "--timeout", "2", *words]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(argv, cwd=self.work, env={**self.env, **env}, stdout=pipe, stderr=pipe, text=True)
+
+    def init(self, *words: str, **env: str) -> tuple[int, str, str]:
+        """Run it; return its exit code, and what it said."""
+        with self.start(*words, **env) as process:
+            out, errors = process.communicate(timeout=60)
+        return process.returncode, out, errors
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """Return a machine without Slurm."""
+    return Machine(tmp_path)
+
+
+def test_a_laptop(machine: Machine) -> None:
+    """Without Slurm there is a configuration that changes nothing, no script, and no file is left."""
+    code, out, errors = machine.init()
+
+    assert (code, errors) == (0, "")
+    assert "there is none here: no batch script" in out
+    assert f"wrote {machine.config}\nnext: `hyperflow doctor`\n" in out
+    assert read_settings(machine.env) == Settings()
+    assert machine.config.stat().st_mode & 0o077 == 0
+    assert list(machine.work.iterdir()) == []
+
+    assert f"{machine.config} is as it would be written" in machine.init()[1]
+    code, _, errors = machine.init("--partition", "main")
+    assert (code, errors) == (1, "hyperflow: --partition main: there is no Slurm here (no sinfo in PATH)\n")
+
+
+def test_what_is_there_stays(machine: Machine) -> None:
+    """A file that differs is kept, and by how much is said; --dry-run shows it and writes nothing; --force replaces."""
+    machine.slurm()
+    machine.config.parent.mkdir(parents=True)
+    machine.config.write_text('transport = "ssh"\n')
+    code, out, errors = machine.init("--partition", "mixed", "--dry-run")
+
+    assert (code, errors) == (0, "")
+    assert '-transport = "ssh"' in out
+    assert "+#SBATCH --partition=mixed" in out
+    assert not machine.script.exists()
+
+    code, out, errors = machine.init("--partition", "mixed")
+    assert (code, errors) == (1, "")
+    assert f"kept {machine.config}, which differs in " in out
+    assert machine.config.read_text() == 'transport = "ssh"\n'
+    assert "wrote job.sbatch" in out
+
+    code, out, errors = machine.init("--partition", "mixed", "--force", "--json")
+    told = json.loads(out)
+    assert (code, errors) == (0, "")
+    assert [file["state"] for file in told["files"]] == ["written", "unchanged"]
+    assert told["files"][0]["text"] == machine.config.read_text()
+    assert told["partition"] == "mixed"
+
+
+def test_a_home_that_cannot_be_written(machine: Machine) -> None:
+    """It is said, with what to do; the script is written all the same."""
+    machine.slurm()
+    machine.config.parent.parent.write_text("a file in the place of a directory")
+    code, out, errors = machine.init()
+
+    assert code == 1
+    assert errors.startswith(f"hyperflow: cannot read {machine.config}: Not a directory; name another with --config")
+    assert out == ""
+
+    machine.config.parent.parent.unlink()
+    code, out, errors = machine.init("--config", "/proc/no/config.toml")
+    assert code == 1
+    assert "cannot write /proc/no/config.toml: No such file or directory; name another place with --config" in errors
+    assert "wrote job.sbatch" in out
+
+
+def test_no_home(machine: Machine) -> None:
+    """Without HOME there is no place for a configuration, but one can be named."""
+    del machine.env["HOME"]
+    code, out, errors = machine.init()
+    assert (code, out) == (1, "")
+    assert errors == "hyperflow: HOME is not set, so there is no place for the configuration: name one with --config\n"
+
+    code, out, errors = machine.init("--config", "here.toml")
+    assert (code, errors) == (0, "")
+    assert f"next: `HYPERFLOW_CONFIG={machine.work}/here.toml hyperflow doctor`" in out
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("sleep 1000 & sleep 1000; wait", "sinfo gave no answer within 2 s"),
+        ("cat /dev/zero | tr '\\0' 'x' | head -c 300000", "sinfo names no partition that you may use; it said: xxxx"),
+        ("printf '\\033[2J\\377|||'", r"sinfo names no partition that you may use; it said: \x1b[2J"),
+        ("exit 0", "sinfo names no partition that you may use; it said: nothing"),
+        ("echo 'Socket timed out' >&2; exit 1", "Socket timed out"),
+    ],
+)
+def test_a_sinfo_that_is_ill(machine: Machine, lines: str, said: str) -> None:
+    """Whatever it does costs bounded time, is told, and leaves no process; the configuration is written, no script."""
+    machine.command("sinfo", lines)
+    started = time.monotonic()
+    code, out, errors = machine.init()
+
+    assert code == 1
+    assert said in errors
+    assert "\x1b" not in out + errors
+    assert time.monotonic() - started < 30
+    assert machine.config.exists()
+    assert not machine.script.exists()
+
+
+def test_a_script_that_slurm_would_refuse(machine: Machine) -> None:
+    """It is asked whether it takes the script; if not, it says why, and the file is there to be corrected."""
+    machine.slurm()
+    refused = "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified"
+    machine.command("sbatch", f"cat >/dev/null; echo '{refused}' >&2; exit 1")
+    code, _, errors = machine.init("--partition", "mixed")
+
+    assert code == 1
+    assert "hyperflow: Slurm would refuse the script: " in errors
+    assert "Invalid account" in errors
+    assert machine.script.exists()
+
+
+def test_links(machine: Machine, tmp_path: Path) -> None:
+    """A symbolic link is never followed to write: it is kept, and with --force it is refused."""
+    machine.slurm()
+    victim = tmp_path / "victim"
+    for is_there in (False, True):
+        if is_there:
+            victim.write_text("mine")
+        machine.script.unlink(missing_ok=True)
+        machine.script.symlink_to(victim)
+        code, out, _ = machine.init("--partition", "mixed")
+        assert (code, "kept job.sbatch" in out) == (1, True)
+        code, _, errors = machine.init("--partition", "mixed", "--force")
+        assert (code, "job.sbatch is a symbolic link; name the file itself" in errors) == (1, True)
+        assert victim.exists() == is_there
+    assert victim.read_text() == "mine"
+
+    code, _, errors = machine.init("--partition", "mixed", "--script", str(tmp_path))
+    assert (code, f"cannot read {tmp_path}: no ordinary file" in errors) == (1, True)
+
+
+def test_hostile_names(machine: Machine) -> None:
+    """A program with a line break in its name is refused; one with quotes and blanks is written as it is."""
+    machine.slurm()
+    code, _, errors = machine.init("a\nb.py")
+    assert (code, "cannot be named in a batch script" in errors) == (1, True)
+
+    code, out, errors = machine.init("it's $(mine).py", "--partition", "mixed", "--script", "a 'b'\n.sbatch")
+    assert (code, errors) == (0, "")
+    assert "wrote a 'b'\\n.sbatch" in out
+    assert """'it'"'"'s $(mine).py'\n""" in (machine.work / "a 'b'\n.sbatch").read_text()
+
+
+def test_two_at_once(machine: Machine) -> None:
+    """Of two that write the same, both succeed; the files are whole, and nothing is left beside them."""
+    machine.slurm()
+    said: list[tuple[int, str, str]] = []
+    threads = [threading.Thread(target=lambda: said.append(machine.init("--partition", "mixed"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [(code, errors) for code, _, errors in said] == [(0, "")] * 2, said
+    assert machine.script.read_text().endswith(" -m hyperflow doctor\n")
+    assert os.listdir(machine.work) == ["job.sbatch"]
+    assert os.listdir(machine.config.parent) == ["config.toml"]
