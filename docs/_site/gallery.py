@@ -22,7 +22,15 @@ from sphinx_gallery.scrapers import figure_rst
 
 import hyperflow
 
-ORDER = ("bisection",)
+ORDER = (
+    "bisection",
+    "bootstrap",
+    "bayesian",
+    "parameter_sweep",
+    "ensemble",
+    "hyperparameters",
+    "file_conversion",
+)
 """The programs that are shown, in this order; what else is in programs/ is not."""
 
 LONGEST = 120

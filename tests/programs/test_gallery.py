@@ -1,5 +1,9 @@
 """The programs of the gallery: each finds its answer right, and draws; if it cannot, it says so."""
 
+import bz2
+import gzip
+import lzma
+import os
 from pathlib import Path
 
 import pytest
@@ -8,11 +12,19 @@ from tests.programs.runs import run
 
 SMALL: dict[str, tuple[str, ...]] = {
     "bisection": ("--levels", "2", "--width", "1"),
+    "bootstrap": ("7", "--rays", "6"),
+    "bayesian": ("--evaluations", "25", "--within", "5"),
+    "parameter_sweep": ("--points", "3"),
+    "ensemble": ("--precision", "0.1"),
+    "hyperparameters": ("--candidates", "3", "--rungs", "2", "--needed", "0.5"),
+    "file_conversion": (),
 }
 """Arguments with which a program is quick."""
 
 WRONG: dict[str, tuple[str, ...]] = {
     "bisection": ("--levels", "1", "--width", "1e-9"),  # finer than the steps of its integration are
+    "bayesian": ("--evaluations", "9", "--within", "1e-6"),
+    "parameter_sweep": ("--points", "2", "--within", "1e-6"),  # its oscillators are not infinitely many
 }
 """Arguments with which its answer cannot be as good as its check wants."""
 
@@ -31,3 +43,31 @@ def test_wrong_answer_is_an_error(tmp_path: Path, name: str) -> None:
     """An answer that is not good enough ends the program with an error that says so."""
     ended = run(f"{name}.py", "--local", *WRONG[name], cwd=tmp_path, code=1)
     assert "ArithmeticError: " in ended.stderr
+
+
+@pytest.mark.process
+def test_packer_that_spoils_files(tmp_path: Path) -> None:
+    """A packer whose result is small, but cannot be unpacked to what it was, is found; nothing comes home."""
+    packer = tmp_path / "bin" / "gzip"
+    packer.parent.mkdir()
+    packer.write_text("#!/bin/sh\necho spoilt\n")
+    packer.chmod(0o755)
+    (tmp_path / "-a file").write_text("text\n" * 1000)
+    words = ("--local", "--on-error", "raise", "--to", "out", "--", "-a file")
+    ended = run(
+        "file_conversion.py", *words, cwd=tmp_path, code=1, env={"PATH": f"{packer.parent}:{os.environ['PATH']}"}
+    )
+    assert "packed with gz and unpacked again it is another file" in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.process
+def test_odd_names(tmp_path: Path) -> None:
+    """Names with a dash, spaces and quotes go through, and what comes out unpacks to what went in."""
+    file = tmp_path / "-a 'file"
+    file.write_bytes(bytes(range(256)) * 100)
+    run("file_conversion.py", "--local", "--to", "out", "--", file.name, cwd=tmp_path)
+    (packed,) = (tmp_path / "out").iterdir()
+    opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[packed.suffix](packed)
+    with opened as content:
+        assert content.read() == file.read_bytes()
