@@ -1,7 +1,7 @@
 # Needs make and Python >= 3.11, nothing else; see CONTRIBUTING.md.
 # Paths are relative and everything runs through .venv/bin/python: the checkout may be anywhere, spaces included.
 
-.PHONY: demo notebook notebooks check test test-again unit model lint style mypy pyright public-types coverage chaos controls mutants matrix lock format build docs docs-peers linkcheck site-pictures bench clean
+.PHONY: demo notebook notebooks check test test-again unit model lint style mypy pyright public-types coverage chaos controls mutants matrix lock faces release format build docs docs-peers linkcheck site-pictures bench clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -82,14 +82,25 @@ mutants: .venv-tools/installed
 	$(TOOLS)/mutmut run --max-children 2
 	$(TOOLS)/python -m tests.mutants
 
-# The unit tests with each Python that we support and that is here.
+# The unit tests with each Python that we support and that is here; pyenv's count, also those that are not switched on.
+PYTHONS := $(wildcard $(HOME)/.pyenv/versions/3.1[1-9].*/bin/python)
+DISCOVER := $(if $(PYTHONS),--discover $(PYTHONS))
 matrix: .venv-tools/installed
-	$(TOOLS)/tox run $(if $(ARGUMENTS),-- $(ARGUMENTS))
+	$(TOOLS)/tox run $(DISCOVER) $(if $(ARGUMENTS),-- $(ARGUMENTS))
 
 # requirements-dev.txt: exact versions of all that is installed for development, on every Python that we support.
 lock: .venv-tools/installed
 	$(TOOLS)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra=dev \
 		--upgrade --output-file=requirements-dev.txt pyproject.toml
+
+# What a user types first, with the wheel of dist/ and each Python that we support and that is here.
+FACES := face-3.11,face-3.12,face-3.13,face-3.14
+faces: .venv-tools/installed
+	$(TOOLS)/tox run --installpkg $(wildcard dist/*.whl) $(DISCOVER) -e $(FACES)
+
+# Checks and builds what is to be released, and says what is left to do by hand. It publishes nothing.
+release: .venv/installed-dev .venv/installed-docs
+	@$(PY) scripts/release.py $(ARGUMENTS)
 
 format: .venv/installed-dev
 	$(PY) -m ruff check --fix
