@@ -1,7 +1,7 @@
 # Needs make and Python >= 3.11, nothing else; see CONTRIBUTING.md.
 # Paths are relative and everything runs through .venv/bin/python: the checkout may be anywhere, spaces included.
 
-.PHONY: demo notebook notebooks check test test-again unit model lint style mypy pyright public-types coverage chaos controls mutants matrix lock format build docs linkcheck site-pictures bench clean
+.PHONY: demo notebook notebooks check test test-again unit model lint style mypy pyright public-types coverage chaos controls mutants matrix lock faces release format build docs docs-peers linkcheck site-pictures bench clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -11,8 +11,8 @@ TOOLS := .venv-tools/bin
 # compiles it anew, for 2.5 times the time; some images have the variable in their environment.
 unexport PYTHONDONTWRITEBYTECODE
 
-demo: .venv/installed
-	@$(PY) programs/root_search.py --local
+demo: .venv/installed-plot
+	@$(PY) programs/bisection.py --local
 
 # Opens JupyterLab on notebooks/.
 notebook: .venv/installed-notebooks
@@ -82,14 +82,25 @@ mutants: .venv-tools/installed
 	$(TOOLS)/mutmut run --max-children 2
 	$(TOOLS)/python -m tests.mutants
 
-# The unit tests with each Python that we support and that is here.
+# The unit tests with each Python that we support and that is here; pyenv's count, also those that are not switched on.
+PYTHONS := $(wildcard $(HOME)/.pyenv/versions/3.1[1-9].*/bin/python)
+DISCOVER := $(if $(PYTHONS),--discover $(PYTHONS))
 matrix: .venv-tools/installed
-	$(TOOLS)/tox run $(if $(ARGUMENTS),-- $(ARGUMENTS))
+	$(TOOLS)/tox run $(DISCOVER) $(if $(ARGUMENTS),-- $(ARGUMENTS))
 
 # requirements-dev.txt: exact versions of all that is installed for development, on every Python that we support.
 lock: .venv-tools/installed
 	$(TOOLS)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra=dev \
 		--upgrade --output-file=requirements-dev.txt pyproject.toml
+
+# What a user types first, with the wheel of dist/ and each Python that we support and that is here.
+FACES := face-3.11,face-3.12,face-3.13,face-3.14
+faces: .venv-tools/installed
+	$(TOOLS)/tox run --installpkg $(wildcard dist/*.whl) $(DISCOVER) -e $(FACES)
+
+# Checks and builds what is to be released, and says what is left to do by hand. It publishes nothing.
+release: .venv/installed-dev .venv/installed-docs
+	@$(PY) scripts/release.py $(ARGUMENTS)
 
 format: .venv/installed-dev
 	$(PY) -m ruff check --fix
@@ -115,12 +126,17 @@ TARGET := docs/pictures
 site-pictures: .venv/installed-dev docs
 	$(PY) -m tests.site_pictures $(TARGET) $(PAGES)
 
+# The pages for those who come from other libraries, typed with these libraries, in an environment of their own.
+docs-peers: .venv-peers/installed
+	@failed=0; for page in dask hyperqueue multiprocessing parsl ray snakemake submitit; do \
+	    echo "$$page"; .venv-peers/bin/python -m tests.guides docs/coming-from/$$page.md || failed=1; done; exit $$failed
+
 # QUESTIONS="many round_trip" asks only those; ARGUMENTS=--write puts the figures into docs/benchmarks.md.
 bench: .venv-bench/installed
 	@.venv-bench/bin/python -m benchmarks $(QUESTIONS) $(ARGUMENTS)
 
 clean:
-	rm -rf .venv .venv-bench .venv-tools dist build mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .tox
+	rm -rf .venv .venv-bench .venv-peers .venv-tools dist build mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .tox
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An editable install remembers where it was made, so a checkout that was moved or copied starts afresh.
@@ -129,9 +145,9 @@ ifneq "$(shell cat $(1)/made-in 2>/dev/null)" "$(CURDIR)"
 .PHONY: $(1)/made-in
 endif
 endef
-$(foreach venv,.venv .venv-bench .venv-tools,$(eval $(call moved,$(venv))))
+$(foreach venv,.venv .venv-bench .venv-peers .venv-tools,$(eval $(call moved,$(venv))))
 
-.venv/made-in .venv-bench/made-in .venv-tools/made-in: scripts/venv
+.venv/made-in .venv-bench/made-in .venv-peers/made-in .venv-tools/made-in: scripts/venv
 	@scripts/venv $(@D)
 	@pwd -P >$@
 
@@ -140,6 +156,11 @@ $(foreach venv,.venv .venv-bench .venv-tools,$(eval $(call moved,$(venv))))
 	@echo "Installing hyperflow into .venv"
 	@$(PY) -m pip install -qq -e .
 	@touch $@
+
+.venv/installed-plot: pyproject.toml .venv/made-in
+	@echo "Installing hyperflow and matplotlib into .venv"
+	@$(PY) -m pip install -qq -e '.[plot]'
+	@touch .venv/installed $@
 
 .venv/installed-notebooks: pyproject.toml .venv/made-in
 	@echo "Installing hyperflow and JupyterLab into .venv"
@@ -163,6 +184,11 @@ $(foreach venv,.venv .venv-bench .venv-tools,$(eval $(call moved,$(venv))))
 .venv-bench/installed: pyproject.toml benchmarks/requirements.txt .venv-bench/made-in
 	@echo "Installing hyperflow and what it is compared with into .venv-bench"
 	@.venv-bench/bin/python -m pip install -qq -e '.[numpy]' -r benchmarks/requirements.txt
+	@touch $@
+
+.venv-peers/installed: pyproject.toml docs/coming-from/requirements.txt .venv-peers/made-in
+	@echo "Installing hyperflow and the libraries that users come from into .venv-peers"
+	@.venv-peers/bin/python -m pip install -qq -e . -r docs/coming-from/requirements.txt
 	@touch $@
 
 # So have the tools that only `make mutants`, `make matrix` and `make lock` need.

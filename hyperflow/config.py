@@ -68,6 +68,8 @@ class Settings:
         scratch: Where files and scratch directories of evaluations are on each node: an absolute path, which may have
             variables of the node in it ("/local/$USER"); "" for $TMPDIR there, or /tmp. It has to exist.
         cache: How much the copies of files may take there together: "20G"; "" for half of what is free at the start.
+        docs_url: Where your site publishes these pages ("https://docs.example.org/hyperflow"), as `make docs` makes
+            them: then `hyperflow docs` says where a page is there, too, and the doctor links there.
     """
 
     transport: str = "auto"
@@ -89,6 +91,7 @@ class Settings:
     database_timeout: float = 60.0
     scratch: str = ""
     cache: str = ""
+    docs_url: str = ""
 
 
 FIELDS = attrs.fields_dict(Settings)
@@ -165,6 +168,8 @@ def _checked(name: str, value: Any, where: str) -> Any:
             raise ConfigurationError(f"{where} = {value!r}: a text is needed")
         if name == "scratch" and value and not value.startswith(("/", "$")):
             raise ConfigurationError(f"{where} = {value!r}: an absolute path is needed, such as /local/$USER")
+        if name == "docs_url" and value and not value.startswith(("https://", "http://", "file://")):
+            raise ConfigurationError(f"{where} = {value!r}: an address is needed, such as https://docs.example.org")
         return value
     whole = default is None or isinstance(default, int)
     try:

@@ -53,6 +53,7 @@ import signal
 
 import attrs
 
+from hyperflow import pages
 from hyperflow.saying import as_written, rounded_up
 
 
@@ -67,7 +68,15 @@ def _last_output(log_tail: str) -> str:
 
 
 class HyperflowError(Exception):
-    """Base of every error that hyperflow itself raises."""
+    """Base of every error that hyperflow itself raises. Its first note says where to read about it."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.__attrs_pre_init__()
+
+    def __attrs_pre_init__(self) -> None:
+        # attrs calls this in place of our __init__. What is unpickled gets its own notes afterwards, so none is double.
+        self.add_note(pages.about_error(type(self)))
 
     def _repr_html_(self) -> str:
         from hyperflow import displays  # noqa: PLC0415 (only a notebook asks)

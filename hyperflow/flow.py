@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeAlias, TypeVar, Unpack, overload
 
-from hyperflow import environment, failures
+from hyperflow import environment, failures, pages
 from hyperflow.environment import Activity, changed, peek
 from hyperflow.errors import ConfigurationError, FlowNeverAwaited, MisuseError
 from hyperflow.nesting import is_deep, on_new_stack
@@ -210,7 +210,8 @@ class Flow(Generic[T_co]):
             line = _line(code, instruction)
             text = (
                 f"{self!r} was made but never awaited; write: await {self.step} "
-                f"(it was made in {code.co_name}, {code.co_filename}, line {line})"
+                f"(it was made in {code.co_name}, {code.co_filename}, line {line}); "
+                f"{pages.about_error(FlowNeverAwaited)}"
             )
             # By itself, the warning would name the line that runs now, which may be anywhere.
             warnings.warn_explicit(text, FlowNeverAwaited, code.co_filename, line, registry=_warned)

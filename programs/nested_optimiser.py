@@ -122,7 +122,7 @@ async def nested_optimiser(*, tolerance: float = 0.01) -> None:
     print(f"weights            {' '.join(f'{weight:.3f}' for weight in found.weights)}")
     print(f"highest side lobe  {found.scores[-1]:.3f} dB after {len(found.scores)} generations, exact {exact:.3f} dB")
     print(f"picture            {picture}")
-    if not abs(error) < 0.05:
+    if not abs(error) < 5 * tolerance:
         raise ArithmeticError(f"the side lobes are {error:+.2f} dB from the lowest ones")
 
 

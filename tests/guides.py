@@ -87,7 +87,7 @@ class Page:
     @property
     def name(self) -> str:
         """The page as it is named in a list."""
-        return str(self.path.relative_to(TOP)).removeprefix("docs/")
+        return os.path.relpath(self.path, TOP).removeprefix("docs/")
 
     @property
     def typed(self) -> bool:
@@ -99,7 +99,7 @@ def pages(kind: str | None = None) -> list[Page]:
     """Return all pages, or those with something to type that are typed in this way."""
     docs = TOP / "docs"
     paths = [path for path in sorted(docs.rglob("*.md")) if not str(path.relative_to(docs)).startswith(GENERATED)]
-    found = [read(path) for path in (TOP / "CONTRIBUTING.md", *paths)]
+    found = [read(path) for path in (TOP / "README.md", TOP / "CONTRIBUTING.md", *paths)]
     return [page for page in found if kind is None or (page.kind == kind and page.typed)]
 
 
@@ -350,8 +350,12 @@ def main() -> int:
             wrong += not typed.right
             if arguments.show:
                 print(f"$ {typed.block.text}\n{typed.output}", end="", flush=True)
-            if not typed.right:
-                print(f"\n==== another one than on the page:\n{typed}\n====", flush=True)
+                if not typed.right:
+                    print(
+                        f"^^^^ exit code {typed.code}; the page has another one, or:\n{typed.block.about}{typed.errors}"
+                    )
+            elif not typed.right:
+                print(f"\n{typed}", flush=True)
     print(f"{wrong} differ", file=sys.stderr)
     return int(bool(wrong or page.complaints))
 

@@ -359,7 +359,7 @@ def test_nonsense_is_refused_when_the_flow_is_made(make: Callable[[Flow[int]], o
 
 async def test_an_unknown_option_is_refused_with_the_known_ones() -> None:
     """The error names the one that was probably meant, and all there are: for the flow, the block, the environment."""
-    words = r"using\(cpu=\.\.\.\): no such option; did you mean cpus\? There are cpus, fresh_process, .*, on_error$"
+    words = r"using\(cpu=\.\.\.\): no such option; did you mean cpus\? There are cpus, fresh_process, .*, on_error\n"
     with pytest.raises(ConfigurationError, match=words):
         pure(1).using(cpu=4)  # type: ignore[call-arg]
     with pytest.raises(ConfigurationError, match=r"using\(zzz=\.\.\.\): no such option; there are cpus, "):

@@ -56,8 +56,9 @@ def test_all_code_is_run_or_says_why_not(page: Page) -> None:
 
 
 def test_no_page_is_forgotten() -> None:
-    """Each way of typing has its pages."""
+    """Each way of typing has its pages, and the README is one of them."""
     assert all(guides.pages(kind) for kind in guides.KINDS)
+    assert "README.md" in [page.name for page in guides.pages("here")]
 
 
 GOOD = """# Title

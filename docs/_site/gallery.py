@@ -22,7 +22,20 @@ from sphinx_gallery.scrapers import figure_rst
 
 import hyperflow
 
-ORDER = ("bisection",)
+ORDER = (
+    "bisection",
+    "adaptive_scan",
+    "ring_of_ions",
+    "monte_carlo",
+    "nested_optimiser",
+    "bootstrap",
+    "bayesian",
+    "live_scan",
+    "parameter_sweep",
+    "hyperparameters",
+    "ensemble",
+    "file_conversion",
+)
 """The programs that are shown, in this order; what else is in programs/ is not."""
 
 LONGEST = 120

@@ -1,9 +1,10 @@
-"""Pages that are made from the code: the API, the command line, the configuration, the errors. They are not in git."""
+"""Pages that are made from the code: the API, the command line, the configuration. They are not in git."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +14,61 @@ from cyclopts.docs.markdown import generate_markdown_docs
 import hyperflow
 from hyperflow.cli.main import command_line
 from hyperflow.config import PREFIX, Settings
-from hyperflow.errors import HyperflowError
+
+GROUPS = {
+    "Flows": "Job Cluster job cluster Flow pure ask",
+    "Evaluations": (
+        "remote_eval remote_map remote_stream RemoteStream remote_eval_job tree_reduce speculate Speculation using "
+        "put register_pickle_by_value unregister_pickle_by_value"
+    ),
+    "Side by side": "concurrently map_concurrently replicate_concurrently as_completed race",
+    "Running": (
+        "main run_job_local open_local_job run_job_slurm open_slurm_job open_cluster start start_local Executor "
+        "ProgramInfo JobEnv ClusterEnv Environment"
+    ),
+    "Pools": "NodePool run_job_pool open_pool_job",
+    "Options and resources": "Options JobOptions OptionChanges SbatchOptions Resubmit",
+    "On a worker": ("worker_info WorkerInfo per_worker seed_sequence scratch time_left ending checkpoint_dir"),
+    "Results that stay": "memoize KeyValMap open_results new_work_dir",
+    "Files and external programs": "File Output run_command remote_command run_ranks CommandResult",
+    "Locks and variables": "with_lock with_locks Semaphore ExtVar",
+    "Failures and seeing": "Failed Statistics plot",
+}
+"""The public names but the errors, each in one group, in the order in which they are read."""
 
 
 def api() -> str:
     """Return the page of all public names but the errors."""
-    parts = ["# API", "", "```{eval-rst}", ".. currentmodule:: hyperflow", ""]
-    for name in sorted(hyperflow.__all__, key=str.lower):
-        found = getattr(hyperflow, name)
-        if inspect.isclass(found) and not issubclass(found, Exception):
-            parts += [f".. autoclass:: {name}", "   :members:", ""]
-        elif inspect.isroutine(found):
-            parts += [f".. autofunction:: {name}", ""]
-    return "\n".join([*parts, "```", ""])
-
-
-def errors() -> dict[str, str]:
-    """Return a page for each error, and one that lists them as a tree."""
-    found = {name: getattr(hyperflow, name) for name in hyperflow.__all__}
-    classes = {name: one for name, one in found.items() if inspect.isclass(one) and issubclass(one, HyperflowError)}
-    pages: dict[str, str] = {}
-    for name in classes:
-        pages[name] = f"# {name}\n\n```{{eval-rst}}\n.. autoexception:: hyperflow.{name}\n   :show-inheritance:\n```\n"
-    tree = inspect.getdoc(importlib.import_module("hyperflow.errors")) or ""
-    names = "\n".join(sorted(classes))
-    pages["index"] = f"# Errors\n\n```\n{tree}\n```\n\n```{{toctree}}\n:maxdepth: 1\n\n{names}\n```\n"
-    return pages
+    parts = ["# API", "", "`import hyperflow as hf`. Errors have [pages of their own](errors/index.md).", ""]
+    for group, names in GROUPS.items():
+        parts += [f"## {group}", "", "```{eval-rst}", ".. currentmodule:: hyperflow", ""]
+        for name in names.split():
+            if inspect.isclass(getattr(hyperflow, name)):
+                parts += [f".. autoclass:: {name}", "   :members:", ""]
+            else:
+                parts += [f".. autofunction:: {name}", ""]
+        parts += ["```", ""]
+    return "\n".join(parts)
 
 
 def configuration() -> str:
-    """Return the page of the settings."""
+    """Return the page of the settings: a table of them, and what each one is for."""
     module = inspect.getdoc(importlib.import_module("hyperflow.config")) or ""
-    head = ["# Configuration", "", module.partition("\n\n")[0], ""]
-    rows = [f"| `{one.name}` | `{PREFIX}{one.name.upper()}` | `{one.default!r}` |" for one in attrs.fields(Settings)]
-    table = ["| key | variable | default |", "|---|---|---|", *rows, ""]
-    return "\n".join([*head, *table, "```{eval-rst}", ".. autoclass:: hyperflow.config.Settings", "```", ""])
+    head, example, rest = module.split("\n\n", 2)
+    told = dict(_ARGUMENT.findall(inspect.getdoc(Settings) or ""))
+    parts = ["# Configuration", "", head, "", "```toml", inspect.cleandoc(example), "```", "", rest, ""]
+    parts += ["| key | variable | default |", "|---|---|---|"]
+    parts += [
+        f"| [`{one.name}`](#{one.name}) | `{PREFIX}{one.name.upper()}` | `{one.default!r}` |"
+        for one in attrs.fields(Settings)
+    ]
+    for one in attrs.fields(Settings):
+        parts += ["", f"## {one.name}", "", " ".join(told[one.name].split())]
+    return "\n".join([*parts, ""])
+
+
+_ARGUMENT = re.compile(r"^    (\w+): (.*\n(?:     +.*\n?)*)", re.MULTILINE)
+"""An argument in a docstring, and what is said of it."""
 
 
 def commands() -> str:
@@ -59,7 +80,6 @@ def write(app: Any) -> None:
     """Write them, as far as they have changed."""
     place = Path(app.srcdir) / "reference"
     pages = {"api": api(), "commands": commands(), "configuration": configuration()}
-    pages |= {f"errors/{name}": text for name, text in errors().items()}
     for name, text in pages.items():
         file = place / f"{name}.md"
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from typing import Annotated, ParamSpec, TypeAlias
 
 from cyclopts import Parameter
 
+from hyperflow import pages
 from hyperflow.errors import HyperflowError
 from hyperflow.saying import printable
 
@@ -33,6 +34,12 @@ RunOption: TypeAlias = Annotated[
 ]
 
 
+def say(error: HyperflowError) -> None:
+    """Print an error, and where to read about it."""
+    lines = [*f"hyperflow: {error}".splitlines(), pages.about_error(type(error))]
+    print("\n".join(map(printable, lines)), file=sys.stderr)
+
+
 def answering(command: Callable[P, int]) -> Callable[P, int]:
     """Make a command print an error and return its exit code, in place of raising it."""
 
@@ -43,7 +50,7 @@ def answering(command: Callable[P, int]) -> Callable[P, int]:
         except HyperflowError as error:
             from hyperflow.control.client import NoMaster  # noqa: PLC0415 (only errors ask)
 
-            print("\n".join(map(printable, f"hyperflow: {error}".splitlines())), file=sys.stderr)
+            say(error)
             return NO_MASTER if isinstance(error, NoMaster) else REFUSED
         except BrokenPipeError:  # `hyperflow list | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

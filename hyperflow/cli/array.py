@@ -15,7 +15,7 @@ from typing import Annotated
 import attrs
 from cyclopts import App, Group, Parameter
 
-from hyperflow.cli.answers import BASE_DIR, BaseDir, answering
+from hyperflow.cli.answers import BASE_DIR, BaseDir, answering, say
 from hyperflow.commands import program
 from hyperflow.commands.checking import check
 from hyperflow.commands.program import WRONG
@@ -118,7 +118,7 @@ def array(  # noqa: PLR0913 (options that people type)
         spec = program.check_way(spec)
         home = program.make(spec, base_dir, database).log_dir.parent
     except HyperflowError as error:
-        return _refuse(str(error))
+        return _refuse(error)
     name = program.typed(home)
     what = "1 task" if spec.count == 1 else f"{spec.count:,} tasks"
     print(f"run {home.name}: {what}; hyperflow tasks {name}", file=sys.stderr, flush=True)
@@ -139,8 +139,8 @@ def _stray(file: str | None, words: Sequence[str], command: Sequence[str] | None
     return f"{words[0]!r} belongs to no option, and there is one file of tasks at most"
 
 
-def _refuse(why: str) -> int:
-    print("\n".join(map(printable, f"hyperflow: {why}".splitlines())), file=sys.stderr)
+def _refuse(error: HyperflowError) -> int:
+    say(error)
     return WRONG
 
 

@@ -38,6 +38,7 @@ EXAMPLES = {
     "end_margin": "60",
     "scratch": '"/tmp"',
     "cache": '"20G"',
+    "docs_url": '"https://docs.example.org/hyperflow"',
 }
 """What stands beside a key whose default is nothing that one could write."""
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
+from hyperflow import pages
 from hyperflow.control.client import Refused
 from hyperflow.errors import HyperflowError
 
@@ -84,7 +85,8 @@ def look(host: str, script: str, slurm_job: str, patience: float) -> str:
             tried.append(f"{way}: {done.stderr.strip() or f'status {done.returncode}'}")
             continue
         if done.returncode:
-            raise Refused(f"on {host}: {done.stderr.strip().removeprefix('hyperflow: ')}")
+            said = done.stderr.partition(f"\n{pages.ABOUT}")[0]  # this error says where to read about it, too
+            raise Refused(f"on {host}: {said.strip().removeprefix('hyperflow: ')}")
         return printed
     raise NoWay(f"no way leads there: {'; '.join(tried)}")
 

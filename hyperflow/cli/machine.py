@@ -15,7 +15,6 @@ from pathlib import Path
 
 import attrs
 
-from hyperflow.cli import doctor
 from hyperflow.cli.check import Check, in_thread
 from hyperflow.database import place
 from hyperflow.errors import SlurmError
@@ -92,6 +91,8 @@ async def look_at_slurm(variables: Mapping[str, str], seconds: float) -> Slurm:
         version = await _said(commands, ("sinfo", "--version"), seconds)
         nodes = await _said(commands, partitions.ASK_NODES, seconds)
     except (SlurmAway, SlurmError) as error:
+        from hyperflow.cli import doctor  # noqa: PLC0415 (asyncssh: every command would wait for it)
+
         if doctor.NOT_CONFIGURED in str(error):
             return Slurm()
         return Slurm("Slurm", str(error))
@@ -147,6 +148,8 @@ async def look_around(
     checks: list[Check] = []
     if not slurm.problem:
         limits = {f"HYPERFLOW_{name}_TIMEOUT": f"{seconds:g}" for name in ("CONNECT", "START")}
+        from hyperflow.cli import doctor  # noqa: PLC0415 (as above)
+
         checks = await doctor.examine({**variables, **limits}, [node] * bool(node), directory, seconds)
     if "SLURM_JOB_ID" in variables:
         node = next((check.node for check in checks if check.name == "ssh" and check.node), "")

@@ -40,6 +40,7 @@ COMMANDS = {
     "variables": ("var",),
     "array": ("array",),
     "tasks": ("tasks", "output", "wait"),
+    "docs": ("docs",),
 }
 """The modules of this room that have an `add_to`, and the commands that each one adds."""
 

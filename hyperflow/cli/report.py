@@ -9,11 +9,12 @@ The JSON is one object:
     counts      how many checks are "ok", "warning", "failed", "skipped"
     checks      a list of objects:
         check   "configuration", "Slurm", "allocation", "run directory", "SQLite", "nodes", "ssh", "srun",
-                "shared directory", "Python" or "CPUs"
+                "shared directory", "Python", "CPUs", "GPUs" or "memory"
         node    the node, or null
         status  "ok", "warning", "failed" or "skipped"
         detail  what was found, in words; for a skipped check, why
         fix     what to do about it, in words; "" if nothing
+        page    where to read about it, if it is a warning or failed: a command or an address; else ""
         seconds how long the check took
         data    what was found, for programs; empty if the check was skipped or raised an error. It has
                 configuration: every setting; Slurm: version, nodes; run directory: path, file_system, free_bytes;
@@ -40,6 +41,7 @@ import attrs
 from rich.table import Table
 from rich.text import Text
 
+from hyperflow import pages
 from hyperflow._version import __version__
 from hyperflow.cli.check import Check, Status
 from hyperflow.console import table as console_table
@@ -47,6 +49,9 @@ from hyperflow.console import table as console_table
 FORMAT = 1
 
 MEMBERS = ("node", "status", "detail", "fix", "seconds", "data")
+
+PAGE = "sites/doctor"
+"""The page about the checks; it has a section for each."""
 
 MOST_ALIKE = 8
 """If a check is ok on more nodes than this, they share one line."""
@@ -61,7 +66,7 @@ def exit_code(checks: Iterable[Check]) -> int:
 
 def as_json(checks: Sequence[Check]) -> str:
     """Return the checks as a JSON object; see the module's docstring."""
-    counts = Counter(check.status for check in checks)
+    counts, site = Counter(check.status for check in checks), _site(checks)
     report: dict[str, Any] = {
         "format": FORMAT,
         "ok": exit_code(checks) == 0,
@@ -70,9 +75,24 @@ def as_json(checks: Sequence[Check]) -> str:
         "host": socket.gethostname(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "counts": {status: counts[status] for status in Status},
-        "checks": [{"check": check.name, **{name: getattr(check, name) for name in MEMBERS}} for check in checks],
+        "checks": [
+            {"check": check.name, "page": page(check, site), **{name: getattr(check, name) for name in MEMBERS}}
+            for check in checks
+        ],
     }
     return json.dumps(report, indent=2)
+
+
+def page(check: Check, site: str = "") -> str:
+    """Return where to read about a finding; "" if all is well."""
+    if check.status in {Status.OK, Status.SKIPPED}:
+        return ""
+    return pages.link(f"{PAGE}#{check.name.lower().replace(' ', '-')}", site)
+
+
+def _site(checks: Iterable[Check]) -> str:
+    """Return where the site publishes the pages, as the check of the configuration has it."""
+    return next((check.data.get("docs_url", "") for check in checks if check.name == "configuration"), "")
 
 
 def print_table(checks: Sequence[Check], file: TextIO) -> None:
@@ -81,11 +101,14 @@ def print_table(checks: Sequence[Check], file: TextIO) -> None:
     for _ in range(3):
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
+    site = _site(checks)
     for check in _folded(checks):
         status = "FAILED" if check.status is Status.FAILED else check.status
         text = Text(check.detail)
         if check.fix:
             text.append(f"\n-> {check.fix}", style="" if file.isatty() else None)
+        if about := page(check, site):
+            text.append(f"\n{pages.ABOUT}{about}")
         table.add_row(Text(status, style=STYLES[check.status]), Text(check.name), Text(check.node or ""), text)
     console_table.print_table(table, file)
     counts = Counter(check.status for check in checks)

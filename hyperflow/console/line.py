@@ -15,7 +15,7 @@ import attrs
 from cyclopts import App, CycloptsError
 from rich.console import Console
 
-from hyperflow import failures
+from hyperflow import failures, pages
 from hyperflow import flow as flows
 from hyperflow._cluster import ClusterEnv, open_cluster, remote_eval_job
 from hyperflow._job import run_in_new_loop
@@ -75,6 +75,8 @@ def run_flow(flow: Flow[Any], running: Running, resources: Resources, program: P
 
 def _complain(error: object, code: int) -> int:
     print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+    if isinstance(error, HyperflowError):
+        print(pages.about_error(type(error)), file=sys.stderr)
     return code
 
 

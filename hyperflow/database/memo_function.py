@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 
+from hyperflow import pages
 from hyperflow.database import keys, records
 from hyperflow.database.entries import FromCode, metadata_with
 from hyperflow.database.fingerprint import Fingerprint
@@ -207,7 +208,8 @@ class Memo:
             code = inspect.unwrap(self.fn).__code__
             words = (
                 f"{self.name} has changed since results of it were recorded (its code, or a value that it refers to), "
-                f"and recorded results are returned as they are. {self.remedy}"
+                f"and recorded results are returned as they are. {self.remedy}. "
+                f"{pages.about_error(FunctionChanged).capitalize()}"
             )
             warnings.warn_explicit(words, FunctionChanged, code.co_filename, code.co_firstlineno)
         return self.on_change == "warn"

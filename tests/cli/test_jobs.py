@@ -30,6 +30,9 @@ from hyperflow.slurm import client, queue
 from tests import support
 from tests.helpers import block_until
 
+ABOUT = "about this: hyperflow docs ConfigurationError\n"
+"""The last line of what cannot be done."""
+
 
 @hf.job
 async def fails(x: int) -> int:
@@ -78,7 +81,7 @@ async def test_files_tell_without_a_master(typed: Callable[..., tuple[int, str]]
     assert (code, "ValueError: no 3" in text) == (0, True)
     todo = "to go on: change the code if it has to be changed. Then: hyperflow retry 1, then hyperflow resume\n"
     assert text.splitlines(keepends=True)[-2].strip(" ") == todo
-    assert typed("why", "9") == (1, f"hyperflow: {home} has no job 9; it has 1, 2\n")
+    assert typed("why", "9") == (1, f"hyperflow: {home} has no job 9; it has 1, 2\n{ABOUT}")
     code, text = typed("runs")
     assert (code, "1 failed, 1 done" in text, home.name in text) == (0, True, True)
     assert typed("why")[1] == typed("why", "1")[1]  # the one that has failed
@@ -90,8 +93,8 @@ async def test_files_tell_without_a_master(typed: Callable[..., tuple[int, str]]
         assert "Slurm" not in typed(*words)[1]
     code, text = typed("give-up", "--all")
     assert (code, "only a master can do that" in text) == (3, True)
-    assert typed("cancel", "1") == (1, "hyperflow: job 1, fails(3) is failed; there is nothing to cancel\n")
-    assert typed("cancel", "--all") == (1, f"hyperflow: no job of {home} is queued or running\n")
+    assert typed("cancel", "1") == (1, f"hyperflow: job 1, fails(3) is failed; there is nothing to cancel\n{ABOUT}")
+    assert typed("cancel", "--all") == (1, f"hyperflow: no job of {home} is queued or running\n{ABOUT}")
 
 
 def with_states(home: Path, **states: str) -> None:
@@ -108,12 +111,12 @@ async def test_why_of_which_job(typed: Callable[..., tuple[int, str]], tmp_path:
     code, text = typed("why")
     assert (code, text) == (
         1,
-        "hyperflow: 2 jobs are held; say which:\n  hyperflow why 1  # fails(3)\n  hyperflow why 2  # abs(-1)\n",
+        f"hyperflow: 2 jobs are held; say which:\n  hyperflow why 1  # fails(3)\n  hyperflow why 2  # abs(-1)\n{ABOUT}",
     )
     with_states(home, held="done")
     assert typed("why") == (
         1,
-        "hyperflow: no job is held or has failed; say which one: hyperflow why NUMBER, as `list` has it\n",
+        f"hyperflow: no job is held or has failed; say which one: hyperflow why NUMBER, as `list` has it\n{ABOUT}",
     )
     for words in (["list"], ["nodes"]):
         assert typed(*words, "--run", str(home)) == typed(*words, str(home))

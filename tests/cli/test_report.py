@@ -3,11 +3,15 @@
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from hyperflow.cli import report
 from hyperflow.cli.check import Check, Status, failed, ok, skipped, warning
+from hyperflow.cli.doctor import ORDER
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 CHECKS = [
     ok("Slurm", "slurm 22.05", version="22.05"),
@@ -53,6 +57,7 @@ def test_json_shape() -> None:
         "status": "failed",
         "detail": "no sshd [there]",
         "fix": "type `this`",
+        "page": "hyperflow docs sites/doctor#ssh",
         "seconds": 0.0,
         "data": {"cause": "refused"},
     }
@@ -70,6 +75,23 @@ def test_in_a_pipe() -> None:
     assert "FAILED   ssh    node2         no sshd [there]" in text
     assert "warning  CPUs   node1, node3  too few" in text
     assert text.endswith("2 ok, 2 warning, 2 failed, 1 skipped: see FAILED above.\n")
+
+
+def test_every_finding_leads_to_its_page() -> None:
+    """What is not well names its section of the page about the checks, which has all; with docs_url an address."""
+    sections = re.findall(r"^## (.+)$", (DOCS / f"{report.PAGE}.md").read_text(), re.MULTILINE)
+    assert [section.lower() for section in sections] == [name.lower() for name in ORDER]
+
+    found = [failed("shared directory", "no", "do", "node4"), warning("CPUs", "few", "ask"), ok("ssh", "fine", "node4")]
+    text = printed(found, io.StringIO())
+    assert re.findall("about this: (.*)", text) == [
+        "hyperflow docs sites/doctor#shared-directory",
+        "hyperflow docs sites/doctor#cpus",
+    ]
+    configured = ok("configuration", "all", docs_url="https://docs.example.org/hf")
+    pages = [check["page"] for check in json.loads(report.as_json([configured, *found]))["checks"]]
+    here = "https://docs.example.org/hf/sites/doctor.html"
+    assert pages == ["", f"{here}#shared-directory", f"{here}#cpus", ""]
 
 
 def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,4 +115,4 @@ def test_many_nodes() -> None:
 
     assert "ok      ssh  node0, node1, ... node199 (200 nodes)  all well" in text
     assert "FAILED  ssh  node200" in text
-    assert len(text.splitlines()) == 4
+    assert len(text.splitlines()) == 5

@@ -1,0 +1,46 @@
+"""The pages that are made from the code: every public name is in one group, every setting has its text."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections import Counter
+from types import ModuleType
+
+import pytest
+
+import hyperflow as hf
+from hyperflow.config import FIELDS
+from tests.imports import TOP
+
+
+@pytest.fixture(scope="module")
+def generated() -> ModuleType:
+    """Return the module that makes them."""
+    spec = importlib.util.spec_from_file_location("generated_pages", TOP / "docs/_site/generated.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_name_is_in_one_group(generated: ModuleType) -> None:
+    """But errors and warnings, which have pages of their own."""
+    grouped = Counter(name for names in generated.GROUPS.values() for name in names.split())
+    found = {name: getattr(hf, name) for name in hf.__all__ if name != "__version__"}
+    errors = {name for name, one in found.items() if inspect.isclass(one) and issubclass(one, Exception)}
+
+    assert set(grouped) == set(found) - errors
+    assert set(grouped.values()) == {1}
+
+
+def test_every_setting_has_its_text(generated: ModuleType) -> None:
+    """Its heading is followed by what its docstring says, and its variable is in the table."""
+    page = generated.configuration()
+
+    for name in FIELDS:
+        assert f"`HYPERFLOW_{name.upper()}`" in page
+        text = page.partition(f"\n## {name}\n\n")[2].partition("\n")[0]
+        assert text.endswith((".", "/")), (name, text)
+        assert len(text) > 20
