@@ -78,16 +78,18 @@ def points(count: int, first: int, values: dict[Point, float], rng: np.random.Ge
     """Choose points, each when there is room for it: the first ones at random, then where the value may be lowest."""
     asked: list[Point] = []
     while len(asked) < count:
-        chosen = rng.uniform(LOW, HIGH, size=(400, 2))
+        chosen = rng.uniform(LOW, HIGH, size=(300, 2))
         if len(asked) >= first and values:
             done, waiting = list(values), [point for point in asked if point not in values]
             best = min(values, key=values.__getitem__)
-            chosen = np.clip(np.vstack([chosen, rng.normal(best, (HIGH - LOW) / 40, size=(100, 2))]), LOW, HIGH)
+            near = rng.normal(best, (HIGH - LOW) * 10 ** rng.uniform(-3, -1, size=(200, 1)))
+            chosen = np.clip(np.vstack([chosen, near]), LOW, HIGH)
             answers = np.log1p(list(values.values()))  # tamer than the values; Branin's are positive
             if waiting:  # as if they had come out as expected
                 answers = np.append(answers, expect(np.array(done), answers, np.array(waiting))[0])
             mean, deviation = expect(np.array(done + waiting), answers, chosen)
-            chosen = chosen[np.argsort(mean - 2 * deviation)]
+            bold = 2.0 if len(asked) % 2 else 0.5  # every other point looks at what is hardly known
+            chosen = chosen[np.argsort(mean - bold * deviation)]
         asked.append((float(chosen[0, 0]), float(chosen[0, 1])))
         yield asked[-1]
 

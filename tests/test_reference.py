@@ -11,6 +11,11 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.config import FIELDS
+from hyperflow.database import entries, place
+from hyperflow.debugging import capsule
+from hyperflow.events import schema
+from hyperflow.master import rundir
+from hyperflow.records import record
 from tests.imports import TOP
 
 
@@ -44,3 +49,17 @@ def test_every_setting_has_its_text(generated: ModuleType) -> None:
         text = page.partition(f"\n## {name}\n\n")[2].partition("\n")[0]
         assert text.endswith((".", "/")), (name, text)
         assert len(text) > 20
+
+
+def test_the_versions_of_file_formats() -> None:
+    """The page on file formats has the versions and bounds that the code has."""
+    page = (TOP / "docs/reference/file-formats.md").read_text()
+
+    assert f"| `log/run.json` | `format` {record.FORMAT} |" in page
+    assert f"| `log/events.jsonl` and segments | `version` {schema.VERSION} |" in page
+    assert f"| `results.sqlite`, or a server | `user_version` {place.LAYOUT_VERSION} |" in page
+    assert f"| `program.json`, `jobs/N/job.json` | `format` {rundir.FORMAT} |" in page
+    assert f"| `log/capsules/N.hfc` | format {capsule.FORMAT} |" in page
+    assert f"the application id {place.APPLICATION_ID:#x}" in page
+    assert f"| `schema_version` | {entries.SCHEMA_VERSION}: " in page
+    assert f"A run keeps {capsule.MOST} capsules, and {capsule.TOTAL // 1_000_000} MB of them" in page

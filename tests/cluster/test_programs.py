@@ -1,6 +1,5 @@
 """The programs and their sbatch scripts, as a user starts them: from the checkout, on a real Slurm."""
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -55,24 +54,28 @@ def test_bisection(cluster: Cluster, checkout: Path) -> None:
     assert counts[1] == 0
 
 
-def test_compress_files(cluster: Cluster, checkout: Path) -> None:
-    """Files named on sbatch's command line are compressed on the nodes."""
-    files = [checkout / f"file {number}.txt" for number in range(6)]
-    for file in files:
-        file.write_text(file.name * 1000)
-    state, output = submit(cluster, checkout, "compress_files", "--verify", *map(os.fspath, files))
-    assert state == "COMPLETED", output
-    assert "6 compressed, 0 failed" in output
-    assert all(file.with_name(f"{file.name}.gz").stat().st_size < 1000 for file in files)
+def on_login(cluster: Cluster, checkout: Path, *words: str) -> str:
+    """Run a program on the login host; return what it printed."""
+    line = [sys.executable, f"programs/{words[0]}.py", *words[1:], "--on-error", "raise"]
+    return cluster.login.run(line, cwd=checkout, env={"PYTHONPATH": str(TOP)}, timeout=50).stdout
 
 
-def test_sort_lines(cluster: Cluster, checkout: Path) -> None:
-    """From the login host, parts are sorted on two nodes, and merged."""
+def test_file_conversion(cluster: Cluster, checkout: Path) -> None:
+    """From the login host, files are packed on two nodes; the smallest of each comes home, and is right."""
     (checkout / "numbers").write_text("".join(f"{n * 7919 % 5003}\n" for n in range(5000)))
-    words = [sys.executable, "programs/sort_lines.py", "numbers", "sorted", "--on-error", "raise"]
-    ended = cluster.login.run(words, cwd=checkout, env={"PYTHONPATH": str(TOP)}, timeout=50)
-    assert f"5000 lines in order: {checkout / 'sorted'}" in ended.stdout, ended.stderr
-    assert (checkout / "sorted").read_text().split() == sorted(str(n * 7919 % 5003) for n in range(5000))
+    (checkout / "ones").write_text("1\n" * 5000)
+    output = on_login(cluster, checkout, "file_conversion", "numbers", "ones", "--to", "packed")
+    assert "all are right" in output
+    packed = sorted((checkout / "packed").iterdir())
+    assert [path.stem for path in packed] == ["numbers", "ones"]
+    assert packed[1].stat().st_size < 200
+
+
+def test_ensemble(cluster: Cluster, checkout: Path) -> None:
+    """From the login host, an external program runs on two nodes until its mean is known well enough."""
+    found = figures(on_login(cluster, checkout, "ensemble", "--precision", "0.1"))
+    assert int(found["runs"]) >= 50
+    assert "from the exact width" in found["band"]
 
 
 def test_ring_of_ions(cluster: Cluster, checkout: Path) -> None:
