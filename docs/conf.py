@@ -18,7 +18,9 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx_gallery.gen_gallery",
     "sphinx_copybutton",
+    "_site.checked",
     "_site.docstrings",
+    "_site.formulas",
     "_site.generated",
     "_site.llms",
     "_site.single",
@@ -33,6 +35,7 @@ myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+html_math_renderer = "mathml"
 html_title = f"hyperflow {release}"
 html_static_path = ["_static"]
 html_favicon = "_static/logo.svg"

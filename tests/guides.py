@@ -280,7 +280,8 @@ def shell_here(directory: Path) -> Iterator[tuple[Shell, Path]]:
     for name in ("home", "page"):
         (directory / name).mkdir()
     env = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "HYPERFLOW_", "SLURM_"))}
-    env |= _variables() | {"HOME": str(directory / "home"), "PYTHONWARNINGS": "ignore"}
+    env |= _variables() | {"HOME": str(directory / "home")}
+    env.pop("PYTHONWARNINGS", None)
     env["MPLCONFIGDIR"] = str(Path(tempfile.gettempdir()) / "matplotlib")  # its list of fonts is made once
     with (directory / "shell").open("w") as log, subprocess.Popen(
         _BASH, cwd=directory / "page", env=env, stdin=_PIPE, stdout=_PIPE, stderr=log, text=True
