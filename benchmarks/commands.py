@@ -13,6 +13,7 @@ from benchmarks.peers import hyperqueue_client, hyperqueue_run, opened
 from benchmarks.work import WORKERS, true
 
 COMMANDS = 2000
+FEWER = {"Work-Queue": 100}
 PEERS_TOO = ("ProcessPoolExecutor", "multiprocessing", "loky", "mpire", "Work-Queue")
 
 
@@ -77,7 +78,7 @@ def posix_spawn() -> Figures:
 
 def peer(name: str) -> Figures:
     """Call subprocess.run in each evaluation."""
-    count = harness.scaled(COMMANDS)
+    count = harness.scaled(FEWER.get(name, COMMANDS))
     with opened(name) as there:
         began = time.perf_counter()
         codes = there.each(true, range(count))

@@ -273,9 +273,31 @@ def hyperqueue_run(client: Any, job: Any) -> None:
 
 @contextmanager
 def work_queue() -> Iterator[Peer]:
-    """Work Queue, if there were a way to call it."""
-    raise Skipped("Debian has its worker, but not the Python binding that a manager needs; PyPI has neither")
-    yield
+    """Work Queue with one worker of two cores, which its factory starts. Each of its Python tasks starts a Python."""
+    try:
+        import work_queue as library
+    except ImportError:
+        raise Skipped("Debian has it for its own Python only (python3-workqueue), PyPI has not") from None
+
+    def each(fn: Fn, items: Sequence[Any]) -> list[Any]:
+        results = [None] * len(items)
+        places: dict[int, int] = {}
+        for place, item in enumerate(items):
+            task = library.PythonTask(fn, item)
+            task.specify_cores(1)
+            places[queue.submit(task)] = place
+        while not queue.empty():
+            if task := queue.wait(5):
+                results[places[task.id]] = task.output
+        return results
+
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)  # its tasks run in directories of their own
+    queue = library.WorkQueue(port=0)
+    workers = library.Factory("local", manager_host_port=f"127.0.0.1:{queue.port}")
+    workers.cores = WORKERS
+    workers.min_workers = workers.max_workers = 1
+    with workers:
+        yield Peer(lambda fn, item: each(fn, [item])[0], each)
 
 
 PEERS: dict[str, Callable[[], AbstractContextManager[Peer]]] = {
@@ -313,7 +335,7 @@ def opened(name: str) -> Iterator[Peer]:
     except ImportError as error:
         raise Skipped(f"not installed: {error}") from error
     try:
-        if name != "HyperQueue":  # its calls come back without a result, and each starts a Python anyway
+        if name not in {"HyperQueue", "Work-Queue"}:  # each of their calls starts a Python anyway
             _warm(peer)
         yield peer
     finally:

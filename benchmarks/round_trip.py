@@ -17,7 +17,15 @@ from benchmarks.work import identity
 
 TRIPS = 1000
 RELAY = "bare relay"
-FEWER = {"Dask": 300, "Ray": 300, "Parsl": 300, "executorlib": 300, "ipyparallel": 300, "HyperQueue": 20}
+FEWER = {
+    "Work-Queue": 20,
+    "Dask": 300,
+    "Ray": 300,
+    "Parsl": 300,
+    "executorlib": 300,
+    "ipyparallel": 300,
+    "HyperQueue": 20,
+}
 LEFT_OUT = {"multiprocessing-async", "mpire-async"}
 """One call at a time is the same there as without -async."""
 

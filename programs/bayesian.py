@@ -31,19 +31,17 @@ MINIMA = np.array([[-np.pi, 12.275], [np.pi, 2.275], [9.42478, 2.475]])
 LOWEST = 10 / (8 * np.pi)
 
 # %%
-# What is expensive
-# -----------------
+# **The evaluation** is what is expensive: put your simulation here.
 
 
 def branin(x: float, y: float) -> float:
-    """Evaluate the function, after a while: put your simulation here."""
+    """Evaluate the function, after a while."""
     time.sleep(random.uniform(0.01, 0.1))
     return float((y - 5.1 * x**2 / (4 * np.pi**2) + 5 * x / np.pi - 6) ** 2 + (10 - 10 / (8 * np.pi)) * np.cos(x) + 10)
 
 
 # %%
-# The Gaussian process
-# --------------------
+# **The Gaussian process**, with numpy alone. scikit-learn's `GaussianProcessRegressor` would do as well.
 
 
 def kernel(these: Array, those: Array, length: float) -> Array:
@@ -70,8 +68,7 @@ def expect(points: Array, values: Array, wanted: Array) -> tuple[Array, Array]:
 
 
 # %%
-# Which point is next
-# -------------------
+# **The Job** asks for the next point whenever there is room for one; `values` has what is known by then.
 
 
 def points(count: int, first: int, values: dict[Point, float], rng: np.random.Generator) -> Iterator[Point]:
@@ -113,8 +110,7 @@ async def search(count: int, first: int, seed: int) -> list[tuple[Point, float]]
 
 
 # %%
-# The check, and the picture
-# --------------------------
+# **The Master** checks the answer, and draws it.
 
 
 def draw(found: Sequence[tuple[Point, float]], path: Path) -> None:
@@ -148,7 +144,7 @@ async def bayesian(*, evaluations: int = 60, first: int = 8, within: float = 0.0
         within: How far the best value may be from the exact minimum.
         seed: Of all that is random.
     """
-    with hf.using(sbatch=hf.SbatchOptions(ntasks_per_node=4, time="10:00")):
+    with hf.using(sbatch=hf.SbatchOptions(nodes=2, ntasks_per_node=2, time="10:00")):
         found = await hf.remote_eval_job(search(evaluations, first, seed))
     picture = (await hf.ask()).program.data_dir / "bayesian.png"
     draw(found, picture)

@@ -1,10 +1,10 @@
-r"""Bootstrap: an optimiser around an external solver
+"""Bootstrap: an optimiser around an external solver
 =================================================
 
 Which energies can a quantum oscillator have? The bootstrap does not solve its equation. It asks of a guess whether it
-contradicts itself: for :math:`H = p^2 + x^2 + x^4`, the energy :math:`E` and :math:`\langle x^2\rangle` give all other
-moments :math:`\langle x^n\rangle`, and the matrix of :math:`\langle x^{i+j}\rangle` may have no negative eigenvalue
-(Han, Hartnoll and Kruthoff, Physical Review Letters 125, 041601). A larger matrix allows less.
+contradicts itself: for H = p² + x² + x⁴, the energy E and the second moment ⟨x²⟩ give all other moments ⟨xⁿ⟩, and
+the matrix of all ⟨xⁱ⁺ʲ⟩ may have no negative eigenvalue (Han, Hartnoll and Kruthoff, Physical Review Letters 125,
+041601). A larger matrix allows less.
 
 A solver in another language gives the lowest eigenvalue: the *navigator*, which is negative where a guess is forbidden.
 Here awk stands for it. Each run of the solver depends on the answers before: the program climbs to an allowed point,
@@ -27,12 +27,9 @@ import hyperflow as hf
 Array = NDArray[np.float64]
 
 # %%
-# The external solver
-# -------------------
-#
-# It reads a size, E and the second moment from its standard input, and prints the lowest eigenvalue, by bisection: a
-# matrix less t times the unit matrix has a Cholesky factor if, and only if, t is below. Moments are scaled, so that no
-# number is large. In earnest this is the solver that you have: `["sdpb", ...]`.
+# **The external solver** reads a size, E and the second moment from its standard input, and prints the lowest
+# eigenvalue, by bisection: a matrix less t times the unit matrix has a Cholesky factor if, and only if, t is below.
+# Moments are scaled, so that no number is large. In earnest this is the solver that you have: `["sdpb", ...]`.
 
 SOLVER = """
 function positive(t, i, j, k, s) {
@@ -66,10 +63,8 @@ def navigator(size: int, energy: float, x2: float) -> hf.Job[float]:
 
 
 # %%
-# The search
-# ----------
-#
-# A guess is a pair: E and the second moment. The columns of `axes` are steps in which the island is about round.
+# **The search**, in a Job: on a cluster it is a Slurm job. A guess is a pair, E and the second moment. The columns of
+# `axes` are steps in which the island is about round. Rays are bisected side by side, to a hundredth of their length.
 
 
 @attrs.frozen
@@ -145,8 +140,7 @@ async def archipelago(sizes: Sequence[int], rays: int) -> list[Island]:
 
 
 # %%
-# The check, and the picture
-# --------------------------
+# **The Master** checks the answer, by an entirely different way, and draws it.
 
 
 def exact(levels: int = 80) -> Array:

@@ -13,6 +13,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.theme import Theme
 
 from hyperflow import pages
 from hyperflow.cli.answers import answering
@@ -28,6 +29,9 @@ WIDEST = 100
 
 LONGEST = 90
 """Characters of the line that says what a page is about."""
+
+ROOMS = ("start", "guides", "gallery", "coming-from", "sites")
+"""Directories of pages, in the order of the list."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -100,14 +104,23 @@ def _unknown(name: str, found: list[str], known: Mapping[str, object]) -> str:
 
 
 def _shown(page: str) -> str:
-    return page.removeprefix(pages.ERRORS).removesuffix("/index")
+    return page.removesuffix("/index").removeprefix(pages.ERRORS)
 
 
 def _listed(known: Mapping[str, Path]) -> str:
-    """Return a line for each page: what to type, and what it is about."""
-    told = {_shown(name): about(readable(file.read_text(), name)) for name, file in known.items() if name != "index"}
+    """Return a line for each page, in the order in which people read them: what to type, and what it is about."""
+    names = sorted((name for name in known if name != "index"), key=lambda name: (_rank(name), name.removesuffix("/index")))
+    told = {_shown(name): about(readable(known[name].read_text(), name)) for name in names}
     width = max(map(len, told), default=0)
-    return "\n".join(f"{name:{width}}  {text}".rstrip() for name, text in told.items())
+    return "\n".join(f"{name:{width}}  {text}" for name, text in told.items() if text)
+
+
+def _rank(name: str) -> int:
+    """Return the place of a page's directory in the list; errors come last, others after the rooms."""
+    if name.startswith(pages.ERRORS) and not name.endswith("/index"):
+        return len(ROOMS) + 1
+    room = name.partition("/")[0]
+    return ROOMS.index(room) if room in ROOMS else len(ROOMS)
 
 
 def about(text: str) -> str:
@@ -152,7 +165,8 @@ def _linked(text: str, page: str) -> str:
 
     def named(link: re.Match[str]) -> str:
         here = page if not link["page"] else os.path.normpath(os.path.join(os.path.dirname(page), link["page"]))
-        return f"{link['text']} (`{_shown(here)}{link['part'] or ''}`)"
+        told = f"`{_shown(here)}{link['part'] or ''}`"
+        return told if link["text"].strip("`") == told.strip("`") else f"{link['text']} ({told})"
 
     return _LINK.sub(named, _PICTURE.sub(r"(picture: \1)", text))
 
@@ -181,5 +195,6 @@ def _print(text: str) -> None:
     if not sys.stdout.isatty():
         print(text, end="")
         return
-    console = Console(highlight=False)
-    console.print(Markdown(text, hyperlinks=False), width=min(console.width, WIDEST))
+    console = Console(highlight=False, theme=Theme({"markdown.code": "cyan"}))  # readable on light and dark
+    shown = Markdown(text, hyperlinks=False, code_theme="ansi_dark")
+    console.print(shown, width=min(console.width, WIDEST))

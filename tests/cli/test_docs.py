@@ -8,6 +8,7 @@ import pytest
 
 from hyperflow import pages
 from hyperflow.cli import docs
+from tests.imports import TOP
 
 PAGE = """# Memory
 <!-- typed: here -->
@@ -102,8 +103,8 @@ def test_the_list(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert docs.docs() == 0
     lines = capsys.readouterr().out.splitlines()
 
-    assert "WorkerDied     Of reference/errors/WorkerDied" in lines
     assert lines[0] == "guides         Of guides/index"
+    assert lines[-1] == "WorkerDied     Of reference/errors/WorkerDied"
     assert len(lines) == 5
 
 
@@ -132,6 +133,14 @@ def test_what_there_is_not(library: Path, capsys: pytest.CaptureFixture[str], as
     """An unknown page or section ends with 2, and with what was probably meant."""
     assert docs.docs(asked) == docs.UNKNOWN
     assert capsys.readouterr().err == said
+
+
+def test_all_pages_are_found() -> None:
+    """In a checkout they are those of docs/; each public error has one, which its own name means."""
+    assert docs.place() == TOP / "docs"
+    known = {str(file.relative_to(docs.place()).with_suffix("")): file for file in docs.place().rglob("*.md")}
+    for name in ("WorkerDied", "JobRefused", "FlowNeverAwaited"):
+        assert docs.matching(name, known) == [f"{pages.ERRORS}{name}"]
 
 
 def test_links() -> None:
