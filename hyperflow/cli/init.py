@@ -186,7 +186,7 @@ async def _look(
         loop.add_signal_handler(number, task.cancel)
     slurm = await machine.look_at_slurm(os.environ, seconds)
     if partition and not slurm.version:
-        raise ConfigurationError(f"--partition {partition}: there is no Slurm here (no sinfo in PATH)")
+        raise ConfigurationError(f"--partition {partition}: there is no Slurm here: {slurm.absent}")
     choice = drafts.choose(slurm, partition, *wanted)
     chosen = choice.partition if choice is not None else None
     return await machine.look_around(os.environ, slurm, chosen, directory, seconds), choice
@@ -241,7 +241,7 @@ def _findings(found: Machine, choice: Choice | None) -> list[tuple[str, str, str
     slurm = found.slurm
     rows: list[tuple[str, str, str, str]] = []
     if not slurm.version:
-        rows.append(("skipped", "Slurm", "", "there is none here: no batch script; run_job_local() needs none"))
+        rows.append(("skipped", "Slurm", "", f"{slurm.absent}: so no batch script; run_job_local() needs none"))
     elif slurm.problem:
         rows.append(("FAILED", "Slurm", "", slurm.problem))
     else:
@@ -251,6 +251,9 @@ def _findings(found: Machine, choice: Choice | None) -> list[tuple[str, str, str
     if choice is not None:
         bad = not choice.partition.up or choice.partition.nodes == choice.partition.broken
         rows.append(("warning" if bad else "ok", "partition", "", drafts.partition_in_words(choice.partition)))
+    settings = found.check("configuration")
+    if settings is not None and settings.status == "failed":
+        rows.append(("FAILED", "configuration", "", f"the one that is there: {settings.detail}"))
     for name in FINDINGS:
         check = found.check(name)
         if check is not None and check.status != "skipped":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,11 +24,11 @@ class Machine:
         self.home, self.work, self.path = place / "my home", place / "work", place / "path"
         for each in (self.home, self.work, self.path):
             each.mkdir()
-        self.env = {"HOME": str(self.home), "PATH": f"{self.path}:/bin", "USER": "me"}
+        self.env = {"HOME": str(self.home), "PATH": str(self.path), "USER": "me"}
         self.config = self.home / ".config" / "hyperflow" / "config.toml"
         self.script = self.work / "job.sbatch"
-        self.command("sinfo", 'echo "no such command: $*" >&2; exit 127')
-        self.path.joinpath("sinfo").unlink()
+        for tool in ("cat", "head", "sleep", "tr"):
+            (self.path / tool).symlink_to(str(shutil.which(tool)))
 
     def command(self, name: str, lines: str) -> None:
         """Put a command into the PATH."""
@@ -67,7 +68,7 @@ def test_a_laptop(machine: Machine) -> None:
     code, out, errors = machine.init()
 
     assert (code, errors) == (0, "")
-    assert "there is none here: no batch script" in out
+    assert "there is no sinfo in PATH: so no batch script" in out
     assert f"wrote {machine.config}\nnext: `hyperflow doctor`\n" in out
     assert read_settings(machine.env) == Settings()
     assert machine.config.stat().st_mode & 0o077 == 0
@@ -77,7 +78,7 @@ def test_a_laptop(machine: Machine) -> None:
     code, _, errors = machine.init("--partition", "main")
     assert (code, errors.splitlines()[0]) == (
         1,
-        "hyperflow: --partition main: there is no Slurm here (no sinfo in PATH)",
+        "hyperflow: --partition main: there is no Slurm here: there is no sinfo in PATH",
     )
 
 
@@ -158,6 +159,35 @@ def test_a_sinfo_that_is_ill(machine: Machine, lines: str, said: str) -> None:
     assert time.monotonic() - started < 30
     assert machine.config.exists()
     assert not machine.script.exists()
+
+
+def test_what_only_some_commands_tell(machine: Machine) -> None:
+    """Accounts come from sacctmgr; a scontrol that fails costs only what it would have told."""
+    machine.slurm()
+    machine.command("sacctmgr", "echo bio; echo chem_g; echo chem_g; echo 'two words|;'")
+    code, out, errors = machine.init("--partition", "gpu", "--dry-run")
+    assert (code, errors) == (0, "")
+    assert "+#SBATCH --account=chem_g\n" in out
+    assert '+#scratch = "/local"' in out
+
+    machine.command("scontrol", "exit 3")
+    code, out, errors = machine.init("--partition", "gpu", "--dry-run")
+    assert (code, errors) == (0, "")
+    assert "+##SBATCH --account=PROJECT\n" in out
+
+
+def test_a_configuration_that_is_wrong(machine: Machine) -> None:
+    """It is kept, and what is wrong with it is said; so is a Slurm without a configuration."""
+    machine.command("sinfo", "echo 'sinfo: fatal: Could not establish a configuration source' >&2; exit 1")
+    machine.config.parent.mkdir(parents=True)
+    machine.config.write_text("transport = 3\n")
+    code, out, errors = machine.init()
+
+    assert (code, errors) == (1, "")
+    assert "FAILED   configuration" in out
+    assert "transport = 3: one of auto, ssh, srun is needed" in out
+    assert "its commands are here, but no configuration; SLURM_CONF names it" in out
+    assert machine.config.read_text() == "transport = 3\n"
 
 
 def test_a_script_that_slurm_would_refuse(machine: Machine) -> None:
