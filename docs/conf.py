@@ -36,6 +36,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 html_math_renderer = "mathml"
+html_context = {"default_mode": "auto"}
 html_title = f"hyperflow {release}"
 html_static_path = ["_static"]
 html_favicon = "_static/logo.svg"
