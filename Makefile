@@ -11,8 +11,8 @@ TOOLS := .venv-tools/bin
 # compiles it anew, for 2.5 times the time; some images have the variable in their environment.
 unexport PYTHONDONTWRITEBYTECODE
 
-demo: .venv/installed
-	@$(PY) programs/root_search.py --local
+demo: .venv/installed-plot
+	@$(PY) programs/bisection.py --local
 
 # Opens JupyterLab on notebooks/.
 notebook: .venv/installed-notebooks
@@ -156,6 +156,11 @@ $(foreach venv,.venv .venv-bench .venv-peers .venv-tools,$(eval $(call moved,$(v
 	@echo "Installing hyperflow into .venv"
 	@$(PY) -m pip install -qq -e .
 	@touch $@
+
+.venv/installed-plot: pyproject.toml .venv/made-in
+	@echo "Installing hyperflow and matplotlib into .venv"
+	@$(PY) -m pip install -qq -e '.[plot]'
+	@touch .venv/installed $@
 
 .venv/installed-notebooks: pyproject.toml .venv/made-in
 	@echo "Installing hyperflow and JupyterLab into .venv"

@@ -115,8 +115,7 @@ def one_job(on: Cluster) -> None:
         with counted(on) as env:
             calls(on)
             script = f"exec {sys.executable} long.py"
-            options = {"nodes": 3, "exclusive": True}
-            job = on.slurm.sbatch(script, env={**env, "HYPERFLOW_TRANSPORT": transport}, **options)
+            job = on.slurm.sbatch(script, env={**env, "HYPERFLOW_TRANSPORT": transport}, nodes=3, exclusive=True)
             on.slurm.wait_for(job, "RUNNING")
             time.sleep(20)
             for node in on.nodes:

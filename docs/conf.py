@@ -36,6 +36,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 html_math_renderer = "mathml"
+html_context = {"default_mode": "auto"}
 html_title = f"hyperflow {release}"
 html_static_path = ["_static"]
 html_favicon = "_static/logo.svg"
@@ -53,7 +54,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": ["about-version"],
 }
-html_sidebars = {"index": []}
+html_sidebars: dict[str, list[str]] = {page: [] for page in ("index", "compared", "faq", "changelog", "cite")}
 
 # The button copies commands without `$ `, and not what they print.
 copybutton_prompt_text = "$ "

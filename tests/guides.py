@@ -219,6 +219,7 @@ class Shell:
     def __init__(self, process: "subprocess.Popen[str]", directory: Path) -> None:
         self._process = process
         self._out, self._errors = directory / "out", directory / "errors"
+        self.type("set -m")  # what runs in the background heeds Ctrl-C (`kill -INT $!`), as in a terminal
 
     def type(self, command: str, *, together: bool = False) -> tuple[str, str, int]:
         """Type a command; return what it wrote to stdout (and stderr, if together), to stderr, and its exit code."""
@@ -284,7 +285,7 @@ def shell_here(directory: Path) -> Iterator[tuple[Shell, Path]]:
     env.pop("PYTHONWARNINGS", None)
     env["MPLCONFIGDIR"] = str(Path(tempfile.gettempdir()) / "matplotlib")  # its list of fonts is made once
     with (directory / "shell").open("w") as log, subprocess.Popen(
-        _BASH, cwd=directory / "page", env=env, stdin=_PIPE, stdout=_PIPE, stderr=log, text=True
+        ["bash"], cwd=directory / "page", env=env, stdin=_PIPE, stdout=_PIPE, stderr=log, text=True
     ) as process:  # fmt: skip
         yield Shell(process, directory), directory / "page"
 
@@ -296,14 +297,12 @@ def shell_on(cluster: Cluster) -> Iterator[tuple[Shell, Path]]:
     for path in (said, place):
         path.mkdir()
     with (said / "shell").open("w") as log, cluster.login.start(
-        _BASH, cwd=place, env={**_variables(), "HYPERFLOW_PROGRESS": "0"}, stdin=_PIPE, stderr=log
+        ["bash"], cwd=place, env={**_variables(), "HYPERFLOW_PROGRESS": "0"}, stdin=_PIPE, stderr=log
     ) as process:  # fmt: skip
         yield Shell(process, said), place
 
 
 _PIPE = subprocess.PIPE
-_BASH = ("bash", "-m")
-"""With job control: `kill -INT %1` does what Ctrl-C does, and jobs in the background do not ignore it."""
 
 
 def _variables() -> dict[str, str]:

@@ -152,6 +152,7 @@ $ false
 $ true  # exit 1
 $ sleep 100 &
 $ kill -INT $!; wait $!  # exit 130
+...
 ```
 """
     with guides.shell_here(tmp_path) as (shell, place):

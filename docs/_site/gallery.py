@@ -24,11 +24,16 @@ import hyperflow
 
 ORDER = (
     "bisection",
+    "adaptive_scan",
+    "ring_of_ions",
+    "monte_carlo",
+    "nested_optimiser",
     "bootstrap",
     "bayesian",
+    "live_scan",
     "parameter_sweep",
-    "ensemble",
     "hyperparameters",
+    "ensemble",
     "file_conversion",
 )
 """The programs that are shown, in this order; what else is in programs/ is not."""

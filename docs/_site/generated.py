@@ -73,7 +73,8 @@ _ARGUMENT = re.compile(r"^    (\w+): (.*\n(?:     +.*\n?)*)", re.MULTILINE)
 
 def commands() -> str:
     """Return the page of the command line."""
-    return generate_markdown_docs(command_line(), recursive=True, generate_toc=False)
+    text = generate_markdown_docs(command_line(), recursive=True, generate_toc=False)
+    return text.replace(" -m sphinx", "")  # cyclopts takes the command that runs now for a part of each usage line
 
 
 def write(app: Any) -> None:

@@ -122,7 +122,7 @@ def partition_in_words(one: Partition) -> str:
     parts += ["whole nodes only"] * one.exclusive
     parts += [f"{one.broken} of them down"] * bool(one.broken)
     parts += [] if one.up else ["closed"]
-    parts += [f"for the accounts {', '.join(one.accounts[:5])}"] * bool(one.accounts) if one.accounts else []
+    parts += [f"for the accounts {', '.join(one.accounts[:5])}"] if one.accounts else []
     return f"{one.name}{' (the default)' if one.default else ''}: {', '.join(parts)}"
 
 

@@ -29,7 +29,7 @@ class Slurm:
     """What Slurm says of itself.
 
     Args:
-        version: As `sinfo --version` has it; "" where there is no Slurm here.
+        version: As `sinfo --version` has it; "" where there is no Slurm here, and `absent` says why.
         problem: Why nothing is known of its partitions, although there is a Slurm.
         unread: How many lines of sinfo were not understood.
         accounts: The accounts of this user, as far as accounting tells them.
@@ -38,6 +38,7 @@ class Slurm:
     """
 
     version: str = ""
+    absent: str = "there is no sinfo in PATH"
     problem: str = ""
     partitions: tuple[Partition, ...] = ()
     unread: int = 0
@@ -94,8 +95,8 @@ async def look_at_slurm(variables: Mapping[str, str], seconds: float) -> Slurm:
         from hyperflow.cli import doctor  # noqa: PLC0415 (asyncssh: every command would wait for it)
 
         if doctor.NOT_CONFIGURED in str(error):
-            return Slurm()
-        return Slurm("Slurm", str(error))
+            return Slurm(absent="its commands are here, but no configuration; SLURM_CONF names it on a cluster")
+        return Slurm("Slurm", problem=str(error))
     rules, settings, accounts = "", dict[str, str](), tuple[str, ...]()
     try:
         rules = await _said(commands, partitions.ASK_RULES, seconds)
@@ -112,6 +113,7 @@ async def look_at_slurm(variables: Mapping[str, str], seconds: float) -> Slurm:
     tmp = settings.get("TmpFS", "")
     return Slurm(
         printable(version.strip())[:60] or "Slurm",
+        "",
         problem,
         found,
         unread,

@@ -159,4 +159,4 @@ def test_a_site_without_a_default() -> None:
     choice = drafts.choose(some, "", None, None, "")
     assert choice is not None
     assert choice.partition.name == "cloud"
-    assert drafts.choose(Slurm("slurm", "it hangs"), "", None, None, "") is None
+    assert drafts.choose(Slurm("slurm", problem="it hangs"), "", None, None, "") is None

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,11 +25,12 @@ class Machine:
         self.home, self.work, self.path = place / "my home", place / "work", place / "path"
         for each in (self.home, self.work, self.path):
             each.mkdir()
-        self.env = {"HOME": str(self.home), "PATH": f"{self.path}:/bin", "USER": "me"}
+        self.env = {"HOME": str(self.home), "PATH": str(self.path), "USER": "me"}
         self.config = self.home / ".config" / "hyperflow" / "config.toml"
         self.script = self.work / "job.sbatch"
-        self.command("sinfo", 'echo "no such command: $*" >&2; exit 127')
-        self.path.joinpath("sinfo").unlink()
+        self.before: tuple[str, ...] = ()
+        for tool in ("cat", "head", "sleep", "tr"):
+            (self.path / tool).symlink_to(str(shutil.which(tool)))
 
     def command(self, name: str, lines: str) -> None:
         """Put a command into the PATH."""
@@ -45,7 +48,7 @@ class Machine:
 
     def start(self, *words: str, **env: str) -> "subprocess.Popen[str]":
         """Start the command."""
-        argv = [sys.executable, "-P", "-m", "hyperflow", "init", "--timeout", "2", *words]
+        argv = [*self.before, sys.executable, "-P", "-m", "hyperflow", "init", "--timeout", "2", *words]
         pipe = subprocess.PIPE
         return subprocess.Popen(argv, cwd=self.work, env={**self.env, **env}, stdout=pipe, stderr=pipe, text=True)
 
@@ -67,7 +70,7 @@ def test_a_laptop(machine: Machine) -> None:
     code, out, errors = machine.init()
 
     assert (code, errors) == (0, "")
-    assert "there is none here: no batch script" in out
+    assert "there is no sinfo in PATH: so no batch script" in out
     assert f"wrote {machine.config}\nnext: `hyperflow doctor`\n" in out
     assert read_settings(machine.env) == Settings()
     assert machine.config.stat().st_mode & 0o077 == 0
@@ -77,7 +80,7 @@ def test_a_laptop(machine: Machine) -> None:
     code, _, errors = machine.init("--partition", "main")
     assert (code, errors.splitlines()[0]) == (
         1,
-        "hyperflow: --partition main: there is no Slurm here (no sinfo in PATH)",
+        "hyperflow: --partition main: there is no Slurm here: there is no sinfo in PATH",
     )
 
 
@@ -122,6 +125,7 @@ def test_a_home_that_cannot_be_written(machine: Machine) -> None:
     assert code == 1
     assert "cannot write /proc/no/config.toml: No such file or directory; name another place with --config" in errors
     assert "wrote job.sbatch" in out
+    assert "next: " not in out
 
 
 def test_no_home(machine: Machine) -> None:
@@ -158,6 +162,35 @@ def test_a_sinfo_that_is_ill(machine: Machine, lines: str, said: str) -> None:
     assert time.monotonic() - started < 30
     assert machine.config.exists()
     assert not machine.script.exists()
+
+
+def test_what_only_some_commands_tell(machine: Machine) -> None:
+    """Accounts come from sacctmgr; a scontrol that fails costs only what it would have told."""
+    machine.slurm()
+    machine.command("sacctmgr", "echo bio; echo chem_g; echo chem_g; echo 'two words|;'")
+    code, out, errors = machine.init("--partition", "gpu", "--dry-run")
+    assert (code, errors) == (0, "")
+    assert "+#SBATCH --account=chem_g\n" in out
+    assert '+#scratch = "/local"' in out
+
+    machine.command("scontrol", "exit 3")
+    code, out, errors = machine.init("--partition", "gpu", "--dry-run")
+    assert (code, errors) == (0, "")
+    assert "+##SBATCH --account=PROJECT\n" in out
+
+
+def test_a_configuration_that_is_wrong(machine: Machine) -> None:
+    """It is kept, and what is wrong with it is said; so is a Slurm without a configuration."""
+    machine.command("sinfo", "echo 'sinfo: fatal: Could not establish a configuration source' >&2; exit 1")
+    machine.config.parent.mkdir(parents=True)
+    machine.config.write_text("transport = 3\n")
+    code, out, errors = machine.init()
+
+    assert (code, errors) == (1, "")
+    assert "FAILED   configuration" in out
+    assert "transport = 3: one of auto, ssh, srun is needed" in out
+    assert "its commands are here, but no configuration; SLURM_CONF names it" in out
+    assert machine.config.read_text() == "transport = 3\n"
 
 
 def test_a_script_that_slurm_would_refuse(machine: Machine) -> None:
@@ -203,6 +236,23 @@ def test_hostile_names(machine: Machine) -> None:
     assert (code, errors) == (0, "")
     assert "wrote a 'b'\\n.sbatch" in out
     assert """'it'"'"'s $(mine).py'\n""" in (machine.work / "a 'b'\n.sbatch").read_text()
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="there is no setpriv (util-linux)")
+def test_a_directory_that_cannot_be_written(machine: Machine) -> None:
+    """It is said of the directory itself, and of the script; the configuration is written all the same."""
+    machine.slurm()
+    machine.work.chmod(0o555)
+    if os.geteuid() == 0:  # without its privileges root may do as little as others
+        os.chown(machine.work, 54321, 54321)
+        machine.before = (str(shutil.which("setpriv")), "--bounding-set=-all", "--inh-caps=-all")
+    code, out, errors = machine.init("--partition", "mixed")
+
+    assert code == 1
+    assert re.search(rf"FAILED +directory +cannot write in {re.escape(str(machine.work))}: Permission denied\n", out)
+    assert errors == "hyperflow: cannot write job.sbatch: Permission denied; name another place with --script\n"
+    assert f"wrote {machine.config}\n" in out
+    machine.work.chmod(0o755)
 
 
 def test_two_at_once(machine: Machine) -> None:

@@ -156,8 +156,8 @@ def test_errors_travel_as_themselves(error: Exception) -> None:
     assert (type(back), back.args) == (type(error), error.args)
     assert getattr(back, "b", None) == getattr(error, "b", None)
     if not isinstance(error, Frozen):
-        assert "Traceback" in back.__notes__[0]
-        assert back.__notes__[1] == "(raised over there)"
+        assert "Traceback" in back.__notes__[-2]
+        assert back.__notes__[-1] == "(raised over there)"
 
 
 class Trap:

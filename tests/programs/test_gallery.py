@@ -4,19 +4,29 @@ import bz2
 import gzip
 import lzma
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.programs.runs import run
+from tests.helpers import block_until
+from tests.programs.runs import command, figures, run, surroundings
 
 SMALL: dict[str, tuple[str, ...]] = {
     "bisection": ("--levels", "2", "--width", "1"),
+    "adaptive_scan": ("--coarse", "8", "--rounds", "2"),
+    "ring_of_ions": ("--ions", "6", "--tolerance", "5e-3"),
+    "monte_carlo": ("--temperatures", "3", "--tolerance", "1e-2"),
+    "nested_optimiser": ("--tolerance", "0.2"),
+    "live_scan": (
+        "--points",
+        "13",
+    ),
     "bootstrap": ("7", "--rays", "6"),
     "bayesian": ("--evaluations", "25", "--within", "5"),
     "parameter_sweep": ("--points", "3"),
     "ensemble": ("--precision", "0.1"),
-    "hyperparameters": ("--candidates", "3", "--rungs", "2", "--needed", "0.5"),
+    "hyperparameters": ("--candidates", "3", "--rungs", "2", "--needed", "0.5", "--ntasks-per-node", "1"),
     "file_conversion": (),
 }
 """Arguments with which a program is quick."""
@@ -27,6 +37,9 @@ WRONG: dict[str, tuple[str, ...]] = {
     "parameter_sweep": ("--points", "2", "--within", "1e-6"),  # its oscillators are not infinitely many
 }
 """Arguments with which its answer cannot be as good as its check wants."""
+
+WHOLE = 314
+"""How many evaluations the bisection of eight levels to a width of 1 takes."""
 
 
 @pytest.mark.process
@@ -43,6 +56,43 @@ def test_wrong_answer_is_an_error(tmp_path: Path, name: str) -> None:
     """An answer that is not good enough ends the program with an error that says so."""
     ended = run(f"{name}.py", "--local", *WRONG[name], cwd=tmp_path, code=1)
     assert "ArithmeticError: " in ended.stderr
+
+
+def newest_run(directory: Path) -> Path:
+    """Return the directory of the newest run."""
+    return max((directory / "hyperflow-runs").iterdir())
+
+
+@pytest.mark.process
+def test_database_is_gone_on_with(tmp_path: Path) -> None:
+    """A run with an earlier one's database evaluates only what is new."""
+    small = ("--levels", "2", "--width", "100")
+    first = figures(run("bisection.py", "--local", *small, cwd=tmp_path).stdout)
+    words = ("--database", newest_run(tmp_path) / "results.sqlite")
+    again = figures(run("bisection.py", "--local", *small, *words, cwd=tmp_path).stdout)
+    assert int(first["evaluations"]) > 0
+    assert int(again["evaluations"]) == 0
+    assert again["HCl"] == first["HCl"]
+
+
+@pytest.mark.process
+def test_killed_run_goes_on(tmp_path: Path) -> None:
+    """What was recorded when the program was killed is not computed again."""
+
+    def recorded() -> int:
+        return sum(file.stat().st_size for file in tmp_path.glob("hyperflow-runs/*/jobs/*/results.*.sqlite*"))
+
+    with subprocess.Popen(
+        command("bisection.py", "--local", "--width", "1"),
+        cwd=tmp_path,
+        env=surroundings(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        block_until(lambda: recorded() > 60_000, 30, "results on the disk", state=recorded)
+        process.kill()
+    words = ("--local", "--width", "1", "--resume", newest_run(tmp_path).name)
+    assert 0 < int(figures(run("bisection.py", *words, cwd=tmp_path).stdout)["evaluations"]) < WHOLE
 
 
 @pytest.mark.process
