@@ -136,7 +136,7 @@ bench: .venv-bench/installed
 	@.venv-bench/bin/python -m benchmarks $(QUESTIONS) $(ARGUMENTS)
 
 clean:
-	rm -rf .venv .venv-bench .venv-peers .venv-tools dist build mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .tox
+	rm -rf .venv .venv-bench .venv-peers .venv-tools dist build mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .tox docs/_build docs/gallery
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An editable install remembers where it was made, so a checkout that was moved or copied starts afresh.

@@ -34,6 +34,8 @@ class Picture:
     width: int = 1280
     height: int = 800
     scheme: str = "light"
+    element: str = ""
+    """What of the page; all that is seen first if empty."""
 
 
 PHONE = 390
@@ -41,11 +43,12 @@ SERIOUS = ("error", "warning")
 LOCAL = ("file:", "data:", "blob:")
 
 PICTURES = (
-    Picture("landing", "index"),
-    Picture("start", "start/laptop"),
-    Picture("guide_dark", "guides/pools", scheme="dark"),
-    Picture("gallery_phone", "gallery/index", PHONE, 844),
-    Picture("error_phone_dark", "reference/errors/WorkerDied", PHONE, 844, "dark"),
+    Picture("site_landing", "index"),
+    Picture("site_start", "start/laptop"),
+    Picture("site_guide_dark", "guides/pools", scheme="dark"),
+    Picture("site_gallery_phone", "gallery/index", PHONE, 844),
+    Picture("site_error_phone_dark", "reference/errors/WorkerDied", PHONE, 844, "dark"),
+    Picture("gallery", "gallery/index", element=".sphx-glr-thumbnails"),
 )
 
 
@@ -58,6 +61,15 @@ async def _objections(page: Page) -> AsyncIterator[str]:
     await page.evaluate(next(Path(axe_core_python.__file__).parent.rglob("axe.min.js")).read_text())
     for found in (await page.evaluate("axe.run()"))["violations"]:
         yield f"axe: {found['id']}: {found['help']}: {found['nodes'][0]['html'][:200]}"
+
+
+def _make_small(file: Path) -> None:
+    """Write a picture with fewer colours, so that it fits into git."""
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small.save(file, optimize=True)
 
 
 async def photograph(target: Path, pictures: list[Picture]) -> list[str]:
@@ -77,7 +89,9 @@ async def photograph(target: Path, pictures: list[Picture]) -> list[str]:
             page.on("requestfailed", lambda it, seen=seen: seen.append(f"is not there: {it.url}"))
             await page.goto((SITE / f"{picture.page}.html").as_uri())
             await page.wait_for_load_state("load")
-            await page.screenshot(path=target / f"site_{picture.name}.png")
+            file = target / f"{picture.name}.png"
+            await (page.locator(picture.element) if picture.element else page).screenshot(path=file)
+            _make_small(file)
             seen += [one async for one in _objections(page)]
             wrong += [f"{picture.page} ({picture.name}): {one}" for one in seen]
             await page.close()
@@ -91,7 +105,7 @@ def main(arguments: list[str]) -> int:
     target.mkdir(parents=True, exist_ok=True)
     pictures = list(PICTURES)
     if arguments[1:]:
-        named = [(page, page.replace("/", "_")) for page in arguments[1:]]
+        named = [(page, f"site_{page.replace('/', '_')}") for page in arguments[1:]]
         pictures = [Picture(f"{name}_dark", page, scheme="dark") for page, name in named]
         pictures += [Picture(f"{name}_phone", page, PHONE, 844) for page, name in named]
         pictures += [Picture(name, page) for page, name in named]
