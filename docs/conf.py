@@ -54,7 +54,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": ["about-version"],
 }
-html_sidebars = {"index": []}
+html_sidebars: dict[str, list[str]] = {page: [] for page in ("index", "compared", "faq", "changelog", "cite")}
 
 # The button copies commands without `$ `, and not what they print.
 copybutton_prompt_text = "$ "

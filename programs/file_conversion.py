@@ -81,7 +81,7 @@ def samples(directory: Path) -> list[Path]:
         table.append(f"{step / 100},{walk:.4f}")
     words = ["".join(chance.choices("aeiounrst", k=chance.randint(2, 9))) for _ in range(600)]
     text = " ".join(words[min(int(chance.expovariate(0.01)), 599)] for _ in range(60_000))
-    image = bytes(int(127 + 120 * math.sin(x / 40) * math.cos(y / 30)) for y in range(500) for x in range(600))
+    image = bytes(int(127 + 120 * math.sin(x / 40) * math.cos(y / 30)) for y in range(300) for x in range(400))
     kinds = {"walk.csv": "\n".join(table).encode(), "words.txt": text.encode(), "waves.raw": image}
     kinds |= {"masks.raw": bytes(255 * (value > 200) for value in image), "noise.bin": chance.randbytes(200_000)}
     for name, content in kinds.items():

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 import hyperflow as hf
 
 SIDE = 8  # spins along an edge of the lattice
-COPIES = 16  # lattices that an evaluation moves at the same time
+COPIES = 32  # lattices that an evaluation moves at the same time
 WARM_UP, SWEEPS = 100, 100  # how often it moves all spins before it measures, and while it does
 INK, BLUE, ORANGE = "#33424f", "#2a6fb5", "#d4572a"
 
@@ -79,9 +79,9 @@ class Point:
 @hf.job
 async def until_converged(temperature: float, tolerance: float) -> Point:
     """Draw samples until the error bar is as small as the tolerance: as many more as it seems to need."""
-    point, needed = Point(temperature, []), 16
+    point, needed = Point(temperature, []), 10
     while (begun := len(point.means)) < needed:
-        more = min(needed - begun, max(begun, 16))  # at most twice as many: an early error bar is a rough one
+        more = min(needed - begun, max(begun, 10))  # at most twice as many: an early error bar is a rough one
         means = await hf.replicate_concurrently(more, hf.remote_eval(sample, temperature))
         point = Point(temperature, point.means + means)
         hf.plot("error bars", x=temperature, y=point.error)
@@ -100,7 +100,7 @@ async def lattice(temperatures: list[float], tolerance: float) -> list[Point]:
 
 
 @hf.cluster
-async def monte_carlo(*, tolerance: float = 2e-3, temperatures: int = 11) -> None:
+async def monte_carlo(*, tolerance: float = 2e-3, temperatures: int = 9) -> None:
     """Find the energy of the Ising model at some temperatures, and compare with the exact one.
 
     Args:

@@ -1,4 +1,4 @@
-r"""
+"""
 Ring of ions: for which voltages does it stay in its trap?
 ==========================================================
 
@@ -30,9 +30,9 @@ CENTRE = 0.5 + 0j  # where all rays begin
 REACH = 0.45  # how long they are
 
 # %%
-# **The evaluation.** A little out of the line, ion j obeys, in Mathieu's units, where a period of the drive is pi,
+# **The evaluation.** A little out of the line, ion j obeys, in Mathieu's units, where a period of the drive is pi::
 #
-# .. math:: u_j'' + s\,(a \pm 2q)\,u_j = c \sum_k (u_j - u_k) / d_{jk}^3,
+#     u_j'' + s (a ± 2q) u_j  =  c Σ_k (u_j - u_k) / d_jk³
 #
 # with + in the first half of a period and - in the second (a digital ion trap), s = 1 in one direction across the line
 # and -1 in the other, and d the distance along the ring. All positions and velocities are carried through a period; the

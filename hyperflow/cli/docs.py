@@ -109,7 +109,7 @@ def _shown(page: str) -> str:
 
 def _listed(known: Mapping[str, Path]) -> str:
     """Return a line for each page, in the order in which people read them: what to type, and what it is about."""
-    names = sorted((name for name in known if name != "index"), key=lambda name: (_rank(name), name.removesuffix("/index")))
+    names = sorted(known.keys() - {"index"}, key=lambda name: (_rank(name), name.removesuffix("/index")))
     told = {_shown(name): about(readable(known[name].read_text(), name)) for name in names}
     width = max(map(len, told), default=0)
     return "\n".join(f"{name:{width}}  {text}" for name, text in told.items() if text)

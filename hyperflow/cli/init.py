@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -28,6 +29,9 @@ from hyperflow.saying import in_one_line, printable, unfit_name
 from hyperflow.slurm.client import PollIntervals, SlurmClient
 
 FORMAT = 1
+
+TRIED = ".hyperflow-init-"
+"""What the name of the directory begins with in which the doctor tries things."""
 
 FINDINGS = ("ssh", "srun", "shared directory", "Python", "SQLite")
 """What is shown of the doctor's checks."""
@@ -134,7 +138,7 @@ def init(  # noqa: PLR0913 (each is an option of the command line)
         print("Looking ...", file=sys.stderr)
     from hyperflow._job import run_in_new_loop  # noqa: PLC0415 (it takes a while)
 
-    directory = Path(f".hyperflow-init-{os.urandom(4).hex()}").absolute()  # of its own: two may look at once
+    directory = Path(f"{TRIED}{os.urandom(4).hex()}").absolute()  # of its own: two may look at once
     looking = _look(partition, (nodes, cpus, time), directory, timeout)
     try:
         found, choice = run_in_new_loop(looking)
@@ -156,7 +160,8 @@ def init(  # noqa: PLR0913 (each is an option of the command line)
             failures.append(str(error))
     failures += [found.slurm.problem] if found.slurm.problem else []
     failures += [f"Slurm would refuse the script: {refusal}"] if refusal else []
-    after = _next(found, choice, script, place if config is not None else None)
+    done = "failed" not in states.values()
+    after = _next(found, choice, script, place if config is not None else None) if done else []
     if as_json:
         _print_json(found, choice, targets, states, failures, after)
     else:
@@ -164,7 +169,8 @@ def init(  # noqa: PLR0913 (each is an option of the command line)
         _print_files(targets, states, dry_run)
         for failure in failures:
             print("\n".join(map(printable, f"hyperflow: {failure}".splitlines())), file=sys.stderr)
-        print_note("next: " + ", then ".join(f"`{command}`" for command in after), sys.stdout)
+        if after:
+            print_note("next: " + ", then ".join(f"`{command}`" for command in after), sys.stdout)
     return REFUSED if failures or "kept" in states.values() else 0
 
 
@@ -269,7 +275,7 @@ def _directory(found: Machine) -> tuple[str, str, str, str]:
     """Return what was found of the current directory."""
     made = found.check("run directory")
     if made is not None and made.status == "failed":
-        return "FAILED", "directory", "", made.detail
+        return "FAILED", "directory", "", re.sub(rf"/{TRIED}\w+(/[\w-]+)?", "", made.detail).partition(";")[0]
     words = {True: "shared", False: "of this machine alone", None: "mostly shared; no node was asked"}[found.shared]
     lonely = found.shared is False and found.slurm.version
     text = f"{found.directory} is on {found.directory_type or 'an unknown type of file system'}, {words}"

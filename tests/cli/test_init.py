@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ class Machine:
         self.env = {"HOME": str(self.home), "PATH": str(self.path), "USER": "me"}
         self.config = self.home / ".config" / "hyperflow" / "config.toml"
         self.script = self.work / "job.sbatch"
+        self.before: tuple[str, ...] = ()
         for tool in ("cat", "head", "sleep", "tr"):
             (self.path / tool).symlink_to(str(shutil.which(tool)))
 
@@ -46,7 +48,7 @@ class Machine:
 
     def start(self, *words: str, **env: str) -> "subprocess.Popen[str]":
         """Start the command."""
-        argv = [sys.executable, "-P", "-m", "hyperflow", "init", "--timeout", "2", *words]
+        argv = [*self.before, sys.executable, "-P", "-m", "hyperflow", "init", "--timeout", "2", *words]
         pipe = subprocess.PIPE
         return subprocess.Popen(argv, cwd=self.work, env={**self.env, **env}, stdout=pipe, stderr=pipe, text=True)
 
@@ -123,6 +125,7 @@ def test_a_home_that_cannot_be_written(machine: Machine) -> None:
     assert code == 1
     assert "cannot write /proc/no/config.toml: No such file or directory; name another place with --config" in errors
     assert "wrote job.sbatch" in out
+    assert "next: " not in out
 
 
 def test_no_home(machine: Machine) -> None:
@@ -233,6 +236,23 @@ def test_hostile_names(machine: Machine) -> None:
     assert (code, errors) == (0, "")
     assert "wrote a 'b'\\n.sbatch" in out
     assert """'it'"'"'s $(mine).py'\n""" in (machine.work / "a 'b'\n.sbatch").read_text()
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="there is no setpriv (util-linux)")
+def test_a_directory_that_cannot_be_written(machine: Machine) -> None:
+    """It is said of the directory itself, and of the script; the configuration is written all the same."""
+    machine.slurm()
+    machine.work.chmod(0o555)
+    if os.geteuid() == 0:  # without its privileges root may do as little as others
+        os.chown(machine.work, 54321, 54321)
+        machine.before = (str(shutil.which("setpriv")), "--bounding-set=-all", "--inh-caps=-all")
+    code, out, errors = machine.init("--partition", "mixed")
+
+    assert code == 1
+    assert re.search(rf"FAILED +directory +cannot write in {re.escape(str(machine.work))}: Permission denied\n", out)
+    assert errors == "hyperflow: cannot write job.sbatch: Permission denied; name another place with --script\n"
+    assert f"wrote {machine.config}\n" in out
+    machine.work.chmod(0o755)
 
 
 def test_two_at_once(machine: Machine) -> None:

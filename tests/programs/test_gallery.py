@@ -26,7 +26,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "bayesian": ("--evaluations", "25", "--within", "5"),
     "parameter_sweep": ("--points", "3"),
     "ensemble": ("--precision", "0.1"),
-    "hyperparameters": ("--candidates", "3", "--rungs", "2", "--needed", "0.5"),
+    "hyperparameters": ("--candidates", "3", "--rungs", "2", "--needed", "0.5", "--ntasks-per-node", "1"),
     "file_conversion": (),
 }
 """Arguments with which a program is quick."""
