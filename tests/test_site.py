@@ -102,7 +102,7 @@ def test_what_a_program_has_made_comes_first() -> None:
     from _site.gallery import made_first
 
     code = ".. GENERATED FROM PYTHON SOURCE LINES 9-12\n\n.. code-block:: Python\n\n    x\n"
-    made = ".. image-sg:: /a.png\n   :alt: a\n\n.. rst-class:: sphx-glr-script-out\n\n .. code-block:: none\n\n    $ x\n\n"
+    made = ".. image-sg:: /a.png\n   :alt: a\n\n.. rst-class:: sphx-glr-script-out\n\n .. code-block::\n\n    $ x\n\n"
     end = ".. rst-class:: sphx-glr-timing\n\n.. _sphx_glr_download_a:\n"
 
     assert made_first(f"Title\n{code}{code}{made}{end}") == f"Title\n{made}{code}{code}{end}"
