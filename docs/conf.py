@@ -21,6 +21,7 @@ extensions = [
     "_site.checked",
     "_site.docstrings",
     "_site.formulas",
+    "_site.gallery",
     "_site.generated",
     "_site.llms",
     "_site.single",

@@ -1,6 +1,6 @@
 """
-Adaptive scan: where an oscillator locks
-========================================
+Adaptive 2-D scan: where an oscillator locks
+============================================
 
 An oscillator that is kicked at regular times may lock to the kicks: it then makes exactly p turns in q kicks, in a
 whole region of the plane of frequency and strength, a tongue (V. I. Arnold, 1961). To find the tongues, the plane is

@@ -10,7 +10,7 @@ How many runs are needed is decided as they come: there are more of them until t
 that breaks down is started again with the next seed, and the others do not notice.
 
 Each run has a directory of its own on the disk of its node, which is gone when it has ended: ten thousand runs leave no
-files. Their results are in the database. The distribution is known exactly: mean and band are checked.
+files of theirs. Their results are in the database. The distribution is known exactly: mean and band are checked.
 """
 
 from pathlib import Path

@@ -95,3 +95,16 @@ def test_first_sentence() -> None:
 
     assert first_sentence(publish_doctree("Title\n=====\n\nA pool\nlends. More.\n")) == "A pool lends."
     assert first_sentence(publish_doctree("")) == ""
+
+
+def test_what_a_program_has_made_comes_first() -> None:
+    """On a page of the gallery, pictures and output stand before the code, once; a page without them is refused."""
+    from _site.gallery import made_first
+
+    code = ".. GENERATED FROM PYTHON SOURCE LINES 9-12\n\n.. code-block:: Python\n\n    x\n"
+    made = ".. image-sg:: /a.png\n   :alt: a\n\n.. rst-class:: sphx-glr-script-out\n\n .. code-block::\n\n    $ x\n\n"
+    end = ".. rst-class:: sphx-glr-timing\n\n.. _sphx_glr_download_a:\n"
+
+    assert made_first(f"Title\n{code}{code}{made}{end}") == f"Title\n{made}{code}{code}{end}"
+    with pytest.raises(ValueError, match="another way"):
+        made_first(f"Title\n{code}{end}")

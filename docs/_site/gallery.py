@@ -11,6 +11,7 @@ up, and its event loop, signals and standard streams those of the build.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,15 @@ SETTINGS = {
     "write_computation_times": False,
     "thumbnail_size": (640, 400),
 }
+
+_CODE = ".. GENERATED FROM PYTHON SOURCE LINES"
+"""With this a block of code begins on the pages that sphinx-gallery writes."""
+
+_MADE = re.compile(
+    r"^\.\. image-sg::.*?^\.\. rst-class:: sphx-glr-script-out\n.*?(?=^\.\. (?:rst-class::|_sphx_glr_download))",
+    re.MULTILINE | re.DOTALL,
+)
+"""The pictures and the output of a block."""
 
 _waiting: list[bytes] = []
 """The pictures that the newest run has made."""
@@ -102,3 +112,23 @@ def pictures(_block: object, variables: dict[str, Any], settings: dict[str, Any]
         Path(path).write_bytes(picture)
     _waiting.clear()
     return figure_rst(paths, settings["src_dir"])
+
+
+def made_first(page: str) -> str:
+    """Return a page with the pictures and the output of its program before the code, where a reader looks for them."""
+    begin, header, code = page.partition(_CODE)
+    made = _MADE.search(code)
+    if made is None:
+        raise ValueError("sphinx-gallery writes its pages in another way than this version of ours knows")
+    return f"{begin}{made[0]}{header}{code[: made.start()]}{code[made.end() :]}"
+
+
+def _read(_app: object, page: str, text: list[str]) -> None:
+    if page in {f"gallery/{name}" for name in ORDER}:
+        text[0] = made_first(text[0])
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Tell Sphinx to change the pages of the gallery as it reads them."""
+    app.connect("source-read", _read)
+    return {"parallel_read_safe": True}

@@ -208,8 +208,7 @@ class Memo:
             code = inspect.unwrap(self.fn).__code__
             words = (
                 f"{self.name} has changed since results of it were recorded (its code, or a value that it refers to), "
-                f"and recorded results are returned as they are. {self.remedy}. "
-                f"{pages.about_error(FunctionChanged).capitalize()}"
+                f"and recorded results are returned as they are. {self.remedy}; {pages.about_error(FunctionChanged)}"
             )
             warnings.warn_explicit(words, FunctionChanged, code.co_filename, code.co_firstlineno)
         return self.on_change == "warn"
