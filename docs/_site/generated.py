@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import attrs
 from cyclopts.docs.markdown import generate_markdown_docs
 
 import hyperflow
+from hyperflow.cli.drafts import descriptions
 from hyperflow.cli.main import command_line
 from hyperflow.config import PREFIX, Settings
 
@@ -55,7 +55,7 @@ def configuration() -> str:
     """Return the page of the settings: a table of them, and what each one is for."""
     module = inspect.getdoc(importlib.import_module("hyperflow.config")) or ""
     head, example, rest = module.split("\n\n", 2)
-    told = dict(_ARGUMENT.findall(inspect.getdoc(Settings) or ""))
+    told = descriptions()
     parts = ["# Configuration", "", head, "", "```toml", inspect.cleandoc(example), "```", "", rest, ""]
     parts += ["| key | variable | default |", "|---|---|---|"]
     parts += [
@@ -63,12 +63,8 @@ def configuration() -> str:
         for one in attrs.fields(Settings)
     ]
     for one in attrs.fields(Settings):
-        parts += ["", f"## {one.name}", "", " ".join(told[one.name].split())]
+        parts += ["", f"## {one.name}", "", told[one.name]]
     return "\n".join([*parts, ""])
-
-
-_ARGUMENT = re.compile(r"^    (\w+): (.*\n(?:     +.*\n?)*)", re.MULTILINE)
-"""An argument in a docstring, and what is said of it."""
 
 
 def commands() -> str:
