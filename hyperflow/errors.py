@@ -50,6 +50,7 @@ formats its text in `__str__`: attrs hands the fields on.
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 
 import attrs
 
@@ -76,7 +77,8 @@ class HyperflowError(Exception):
 
     def __attrs_pre_init__(self) -> None:
         # attrs calls this in place of our __init__. What is unpickled gets its own notes afterwards, so none is double.
-        self.add_note(pages.about_error(type(self)))
+        with suppress(Exception):  # a user's class may be frozen, or have notes of its own
+            BaseException.add_note(self, pages.about_error(type(self)))
 
     def _repr_html_(self) -> str:
         from hyperflow import displays  # noqa: PLC0415 (only a notebook asks)

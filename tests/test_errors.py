@@ -84,6 +84,33 @@ def test_errors_say_where_to_read_about_them(cls: type[BaseException]) -> None:
     assert error.__notes__ == [f"about this: hyperflow docs {public}"]
 
 
+class Frozen(HyperflowError):
+    """A user's error that takes no attributes, and so no notes."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+class OwnNotes(HyperflowError):
+    """A user's error whose notes are no list."""
+
+    __notes__ = ()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+class Deaf(HyperflowError):
+    """A user's error with another kind of notes."""
+
+    def add_note(self, note: str) -> None:
+        raise RuntimeError(note)
+
+
+@pytest.mark.parametrize("cls", [Frozen, OwnNotes, Deaf])
+def test_errors_of_users_may_be_odd(cls: type[HyperflowError]) -> None:
+    """A user's class that takes no note can be made all the same, and survives pickle."""
+    copy = pickle.loads(pickle.dumps(cls("what went wrong")))
+    assert (type(copy), str(copy)) == (cls, "what went wrong")
+
+
 def test_the_docstring_shows_the_tree() -> None:
     """Every error of the module is in it, below its parent."""
     lines = (errors.__doc__ or "").splitlines()

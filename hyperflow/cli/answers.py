@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +40,14 @@ def say(error: HyperflowError) -> None:
     """Print an error, and where to read about it."""
     lines = [*f"hyperflow: {error}".splitlines(), pages.about_error(type(error))]
     print("\n".join(map(printable, lines)), file=sys.stderr)
+
+
+def cancel_on_signals() -> None:
+    """Let SIGTERM and SIGHUP (scancel, a closed terminal) cancel this task: it cleans up as after Ctrl-C."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
 
 
 def answering(command: Callable[P, int]) -> Callable[P, int]:

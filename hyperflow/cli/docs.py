@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +65,7 @@ def docs(
     if len(found) != 1:
         print(_unknown(name, found, known), file=sys.stderr)
         return UNKNOWN
-    text = readable(known[found[0]].read_text(), found[0])
+    text = readable(known[found[0]].read_text(encoding="utf-8"), found[0], known)
     if part:
         if part not in (sections := headings(text)):
             print(f"hyperflow: {found[0]} has no section {part!r}; it has {', '.join(sections)}", file=sys.stderr)
@@ -88,6 +88,8 @@ def place() -> Path:
 def matching(name: str, known: Mapping[str, object]) -> list[str]:
     """Return the pages that a name means: one by its whole name, or those that end with it, or all that have it."""
     wanted = name.lower().strip("/")
+    if not wanted:
+        return []
     folded = {one: one.lower().removesuffix("/index") for one in known}
     whole = [one for one, low in folded.items() if low == wanted]
     last = [one for one, low in folded.items() if low.endswith(f"/{wanted}")]
@@ -110,7 +112,7 @@ def _shown(page: str) -> str:
 def _listed(known: Mapping[str, Path]) -> str:
     """Return a line for each page, in the order in which people read them: what to type, and what it is about."""
     names = sorted(known.keys() - {"index"}, key=lambda name: (_rank(name), name.removesuffix("/index")))
-    told = {_shown(name): about(readable(known[name].read_text(), name)) for name in names}
+    told = {_shown(name): about(readable(known[name].read_text(encoding="utf-8"), name, known)) for name in names}
     width = max(map(len, told), default=0)
     return "\n".join(f"{name:{width}}  {text}" for name, text in told.items() if text)
 
@@ -140,15 +142,18 @@ _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<page>[^)\s:#]*?)(?:\.md)?(?
 _PICTURE = re.compile(r"!\[([^\]]*)\]\([^)]*\)")
 
 
-def readable(text: str, page: str) -> str:
-    """Return a page without what is meant for machines: comments, directives, and targets of links that nobody sees."""
+def readable(text: str, page: str, known: Collection[str]) -> str:
+    """Return a page without what is meant for machines: comments, directives, and targets of links that nobody sees.
+
+    Pages that are not among those that are known, such as those that the site's build makes, are not named.
+    """
     text = _COMMENT.sub("", text)
     parts: list[str] = []
     end = 0
     for fence in _FENCE.finditer(text):
-        parts += [_linked(text[end : fence.start()], page), _fenced(fence)]
+        parts += [_linked(text[end : fence.start()], page, known), _fenced(fence)]
         end = fence.end()
-    whole = "".join([*parts, _linked(text[end:], page)])
+    whole = "".join([*parts, _linked(text[end:], page, known)])
     return re.sub(r"\n{3,}", "\n\n", whole).strip() + "\n"
 
 
@@ -160,11 +165,13 @@ def _fenced(fence: re.Match[str]) -> str:
     return f"{fence['fence']}{kind.split()[0] if kind else ''}\n{fence['body']}{fence['fence']}\n"
 
 
-def _linked(text: str, page: str) -> str:
+def _linked(text: str, page: str, known: Collection[str]) -> str:
     """Return prose that names the pages that it has links to, as `hyperflow docs` takes them."""
 
     def named(link: re.Match[str]) -> str:
         here = page if not link["page"] else os.path.normpath(os.path.join(os.path.dirname(page), link["page"]))
+        if here not in known:
+            return link["text"]
         told = f"`{_shown(here)}{link['part'] or ''}`"
         return told if link["text"].strip("`") == told.strip("`") else f"{link['text']} ({told})"
 

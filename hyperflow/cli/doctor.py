@@ -28,6 +28,7 @@ from hyperflow.errors import ConfigurationError, DatabaseError, SlurmError
 from hyperflow.program import ProgramInfo
 from hyperflow.slurm import allocation
 from hyperflow.slurm.allocation import Allocation
+from hyperflow.slurm.commands import Commands
 from hyperflow.slurm.scontrol import run_command
 
 NODES_AT_A_TIME = 32
@@ -104,18 +105,19 @@ async def _check_slurm(variables: Mapping[str, str], seconds: float) -> Check:
             return failed("Slurm", "there is an allocation, but no sinfo in PATH", fix)
         return skipped("Slurm", "there is no sinfo in PATH; without Slurm there is run_job_local()")
 
-    def ask(option: str) -> str:
-        return run_command(["sinfo", *option.split()], {}, max(seconds - 1, 1.0)).strip()
-
+    commands = Commands(variables)
     try:
-        version, nodes = await in_thread(lambda: (ask("--version"), ask("--noheader --format=%N")))
+        version = await commands.output("sinfo", "--version", timeout=max(seconds - 1, 1.0))
+        nodes = await commands.output("sinfo", "--noheader", "--format=%N", timeout=max(seconds - 1, 1.0))
     except SlurmError as error:
         if NOT_CONFIGURED in str(error) and "SLURM_JOB_ID" not in variables:
             fix = "If this machine belongs to a cluster, SLURM_CONF has to name its slurm.conf"
             return skipped("Slurm", "its commands are here, but no configuration; there is run_job_local()", fix)
         fix = "`scontrol ping` shows whether the controller runs; SLURM_CONF and munge have to be right on this host"
         return failed("Slurm", str(error), fix)
-    return ok("Slurm", f"{version}; the controller answers", version=version, nodes=" ".join(nodes.split()))
+    return ok(
+        "Slurm", f"{version.strip()}; the controller answers", version=version.strip(), nodes=" ".join(nodes.split())
+    )
 
 
 async def _check_allocation(variables: Mapping[str, str], seconds: float) -> Check:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import json
 import os
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,15 +19,13 @@ from rich.text import Text
 
 from hyperflow import config, files
 from hyperflow.cli import drafts, machine
-from hyperflow.cli.answers import REFUSED, Json, answering
+from hyperflow.cli.answers import REFUSED, answering, cancel_on_signals
 from hyperflow.cli.drafts import Choice
 from hyperflow.cli.machine import Machine
 from hyperflow.console.table import plain_table, print_note, print_table
 from hyperflow.errors import ConfigurationError, SlurmError
 from hyperflow.saying import in_one_line, printable, unfit_name
 from hyperflow.slurm.client import PollIntervals, SlurmClient
-
-FORMAT = 1
 
 TRIED = ".hyperflow-init-"
 """What the name of the directory begins with in which the doctor tries things."""
@@ -98,7 +95,6 @@ def init(  # noqa: PLR0913 (each is an option of the command line)
     force: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     timeout: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 10.0,
-    as_json: Json = False,
 ) -> int:
     """Look at this machine, and write a commented configuration and a batch script for it.
 
@@ -134,7 +130,7 @@ def init(  # noqa: PLR0913 (each is an option of the command line)
     place = _place(config)
     if program is not None and (reason := unfit_name(str(program))):
         raise ConfigurationError(f"{str(program)!r} cannot be named in a batch script: {reason}")
-    if sys.stderr.isatty() and not as_json:
+    if sys.stderr.isatty():
         print("Looking ...", file=sys.stderr)
     from hyperflow._job import run_in_new_loop  # noqa: PLC0415 (it takes a while)
 
@@ -145,33 +141,20 @@ def init(  # noqa: PLR0913 (each is an option of the command line)
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM
     targets = [_target("config", place, drafts.configuration(found))]
-    refusal = ""
+    failures = [found.slurm.problem] if found.slurm.problem else []
     if choice is not None:
         elsewhere = None if config is None and "HYPERFLOW_CONFIG" not in os.environ else place
         text = drafts.script(found, choice, program, elsewhere)
         targets.append(_target("script", script, text))
-        refusal = run_in_new_loop(_refusal(text, timeout))
-    states, failures = dict[Path, str](), list[str]()
-    for target in targets:
-        try:
-            states[target.path] = "would be written" if dry_run else target.write(force)
-        except ConfigurationError as error:
-            states[target.path] = "failed"
-            failures.append(str(error))
-    failures += [found.slurm.problem] if found.slurm.problem else []
-    failures += [f"Slurm would refuse the script: {refusal}"] if refusal else []
-    done = "failed" not in states.values()
-    after = _next(found, choice, script, place if config is not None else None) if done else []
-    if as_json:
-        _print_json(found, choice, targets, states, failures, after)
-    else:
-        _print_findings(found, choice)
-        _print_files(targets, states, dry_run)
-        for failure in failures:
-            print("\n".join(map(printable, f"hyperflow: {failure}".splitlines())), file=sys.stderr)
-        if after:
-            print_note("next: " + ", then ".join(f"`{command}`" for command in after), sys.stdout)
-    return REFUSED if failures or "kept" in states.values() else 0
+        failures += run_in_new_loop(_refusal(text, timeout))
+    _print_findings(found, choice)
+    kept, unwritten = _show(targets) if dry_run else _write(targets, force)
+    for failure in (*unwritten, *failures):
+        print("\n".join(map(printable, f"hyperflow: {failure}".splitlines())), file=sys.stderr)
+    if not unwritten:
+        after = _next(found, choice, script, place if config is not None else None)
+        print_note("next: " + ", then ".join(f"`{command}`" for command in after), sys.stdout)
+    return REFUSED if kept or unwritten or failures else 0
 
 
 def _place(given: Path | None) -> Path:
@@ -186,10 +169,7 @@ def _place(given: Path | None) -> Path:
 async def _look(
     partition: str, wanted: tuple[int | None, int | None, str], directory: Path, seconds: float
 ) -> tuple[Machine, Choice | None]:
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
+    cancel_on_signals()
     slurm = await machine.look_at_slurm(os.environ, seconds)
     if partition and not slurm.version:
         raise ConfigurationError(f"--partition {partition}: there is no Slurm here: {slurm.absent}")
@@ -198,13 +178,13 @@ async def _look(
     return await machine.look_around(os.environ, slurm, chosen, directory, seconds), choice
 
 
-async def _refusal(text: str, seconds: float) -> str:
+async def _refusal(text: str, seconds: float) -> list[str]:
     """Ask Slurm whether it would take a script; return what it says if not."""
     try:
         await SlurmClient(PollIntervals(timeout=seconds)).test(text)
     except SlurmError as error:
-        return str(error)
-    return ""
+        return [f"Slurm would refuse the script: {error}"]
+    return []
 
 
 def _target(what: str, path: Path, text: str) -> Target:
@@ -282,45 +262,27 @@ def _directory(found: Machine) -> tuple[str, str, str, str]:
     return "warning" if lonely else "ok", "directory", "", text
 
 
-def _print_files(targets: list[Target], states: Mapping[Path, str], dry_run: bool) -> None:
+def _show(targets: Sequence[Target]) -> tuple[bool, list[str]]:
+    """Print how the files would change; nothing is kept, and nothing fails."""
     for target in targets:
-        name, state = printable(str(target.path)), states[target.path]
-        if dry_run:
-            print("\n".join(map(printable, target.diff)) or f"{name}: would not change")
-        elif state == "written":
-            print(f"wrote {name}")
-        elif state == "unchanged":
-            print(f"{name} is as it would be written")
-        elif state == "kept":
+        print("\n".join(map(printable, target.diff)) or f"{printable(str(target.path))}: would not change")
+    return False, []
+
+
+def _write(targets: Sequence[Target], force: bool) -> tuple[bool, list[str]]:
+    """Write the files, and say of each what became of it; return whether one was kept, and why others failed."""
+    kept, failures = False, list[str]()
+    for target in targets:
+        name = printable(str(target.path))
+        try:
+            state = target.write(force)
+        except ConfigurationError as error:
+            failures.append(str(error))
+            continue
+        if state == "kept":
+            kept = True
             changed = sum(line[:1] in "+-" for line in target.diff[2:])
             print(f"kept {name}, which differs in {changed} lines: --dry-run shows them, --force replaces it")
-
-
-def _print_json(
-    found: Machine,
-    choice: Choice | None,
-    targets: list[Target],
-    states: Mapping[Path, str],
-    failures: list[str],
-    after: list[str],
-) -> None:
-    told = {
-        "format": FORMAT,
-        "slurm": attrs.asdict(found.slurm),
-        "partition": choice.partition.name if choice is not None else None,
-        "findings": [
-            dict(zip(("status", "check", "node", "detail"), row, strict=True)) for row in _findings(found, choice)
-        ],
-        "files": [
-            {
-                "what": target.what,
-                "path": str(target.path),
-                "state": states[target.path],
-                "text": target.text.decode(errors="replace"),
-            }
-            for target in targets
-        ],
-        "failures": failures,
-        "next": after,
-    }
-    print(json.dumps(told, indent=2))
+        else:
+            print(f"wrote {name}" if state == "written" else f"{name} is as it would be written")
+    return kept, failures

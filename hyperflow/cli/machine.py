@@ -10,7 +10,7 @@ import os
 import pwd
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -20,7 +20,7 @@ from hyperflow.database import place
 from hyperflow.errors import SlurmError
 from hyperflow.saying import printable
 from hyperflow.slurm import nodelist, partitions
-from hyperflow.slurm.commands import Commands, SlurmAway
+from hyperflow.slurm.commands import Commands
 from hyperflow.slurm.partitions import Partition
 
 
@@ -89,9 +89,9 @@ async def look_at_slurm(variables: Mapping[str, str], seconds: float) -> Slurm:
     if not commands.has("sinfo"):
         return Slurm()
     try:
-        version = await _said(commands, ("sinfo", "--version"), seconds)
-        nodes = await _said(commands, partitions.ASK_NODES, seconds)
-    except (SlurmAway, SlurmError) as error:
+        version = await commands.output("sinfo", "--version", timeout=seconds)
+        nodes = await commands.output(*partitions.ASK_NODES, timeout=seconds)
+    except SlurmError as error:
         from hyperflow.cli import doctor  # noqa: PLC0415 (asyncssh: every command would wait for it)
 
         if doctor.NOT_CONFIGURED in str(error):
@@ -99,10 +99,10 @@ async def look_at_slurm(variables: Mapping[str, str], seconds: float) -> Slurm:
         return Slurm("Slurm", problem=str(error))
     rules, settings, accounts = "", dict[str, str](), tuple[str, ...]()
     try:
-        rules = await _said(commands, partitions.ASK_RULES, seconds)
-        settings = partitions.configuration(await _said(commands, partitions.ASK_CONFIGURATION, seconds))
+        rules = await commands.output(*partitions.ASK_RULES, timeout=seconds)
+        settings = partitions.configuration(await commands.output(*partitions.ASK_CONFIGURATION, timeout=seconds))
         accounts = await _accounts(commands, seconds)
-    except (SlurmAway, SlurmError):
+    except SlurmError:
         pass  # what is missing is not written
     found, unread = partitions.read(nodes, rules)
     problem = ""
@@ -123,13 +123,6 @@ async def look_at_slurm(variables: Mapping[str, str], seconds: float) -> Slurm:
     )
 
 
-async def _said(commands: Commands, argv: Sequence[str], seconds: float) -> str:
-    answer = await commands.run(*argv, timeout=seconds)
-    if answer.code:
-        raise SlurmError(f"`{' '.join(argv)}` exited with {answer.code}: {printable(answer.said)[:300]}")
-    return answer.output
-
-
 async def _accounts(commands: Commands, seconds: float) -> tuple[str, ...]:
     if not commands.has("sacctmgr"):
         return ()
@@ -138,7 +131,7 @@ async def _accounts(commands: Commands, seconds: float) -> tuple[str, ...]:
     except KeyError:
         return ()
     asked = ("sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user}", "format=Account")
-    names = (await _said(commands, asked, seconds)).split()
+    names = (await commands.output(*asked, timeout=seconds)).split()
     return tuple(name for name in dict.fromkeys(names) if partitions.is_name(name))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter, validators
 
 from hyperflow._version import __version__
-from hyperflow.cli.answers import answering
+from hyperflow.cli.answers import answering, cancel_on_signals
 from hyperflow.errors import SlurmError
 from hyperflow.files import hold_standard_streams
 
@@ -106,13 +106,9 @@ def doctor(
 
 
 async def _examine(nodes: Sequence[str], run_dir: Path, seconds: float) -> list[Check]:
-    """Examine; on SIGTERM and SIGHUP (scancel, a closed terminal) clean up as after Ctrl-C."""
     from hyperflow.cli.doctor import examine  # noqa: PLC0415 (it imports asyncssh, which takes 0.1 s)
 
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
+    cancel_on_signals()
     return await examine(os.environ, nodes, run_dir, seconds)
 
 

@@ -49,7 +49,8 @@ def stopped(call: str, error: BaseException | None = None) -> RuntimeError:
 
 def without_notes(trace: str, error: BaseException) -> str:
     """Return a traceback without the notes that the error has brought along: they need not be read twice."""
-    for note in getattr(error, "__notes__", ()):
+    notes: object = getattr(error, "__notes__", None)
+    for note in notes if isinstance(notes, list) else ():
         trace = trace.replace(f"\n{note}", "", 1)
     return trace
 

@@ -91,6 +91,21 @@ class Commands:
                 self.took = loop.time() - began
                 self._free_at = loop.time() + min(max(_SHORTEST_PAUSE, self.took), _LONGEST_PAUSE)
 
+    async def output(self, *argv: str, timeout: float) -> str:
+        """Run a command that only asks, and return what it printed.
+
+        Raises:
+            SlurmError: It failed, gave no answer in time, or is not there.
+        """
+        command = " ".join(argv)
+        try:
+            answer = await self.run(*argv, timeout=timeout)
+        except SlurmAway as away:
+            raise SlurmError(f"`{command}`: {away}") from None
+        if answer.code:
+            raise SlurmError(f"`{command}` exited with {answer.code}: {answer.said[:1000]}")
+        return answer.output
+
 
 async def _run(argv: tuple[str, ...], environ: Mapping[str, str], given: bytes) -> Answer:
     # Files, not pipes: nobody has to read while it runs, and no process that inherits a pipe can hold it open. In

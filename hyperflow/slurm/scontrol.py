@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 import attrs
@@ -63,23 +65,29 @@ def run_command(argv: Sequence[str], variables: Mapping[str, str], timeout: floa
     timeout = TIMEOUT if timeout is None else timeout
     command = " ".join(argv)
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             argv,
             env={**os.environ, **variables},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            timeout=timeout,
-            check=False,
+            process_group=0,  # what a wrapper starts is killed with it
         )
     except FileNotFoundError:
         raise SlurmError(f"`{command}`: there is no {argv[0]} in PATH ({os.environ.get('PATH', '')})") from None
-    except subprocess.TimeoutExpired:
-        raise SlurmError(f"`{command}` gave no answer within {timeout:g} s; does Slurm's controller run?") from None
-    if done.returncode:
-        raise SlurmError(f"`{command}` exited with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
+    with process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise SlurmError(f"`{command}` gave no answer within {timeout:g} s; does Slurm's controller run?") from None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        raise SlurmError(f"`{command}` exited with {process.returncode}: {errors.strip() or output.strip()}")
+    return output
 
 
 # The patterns include the neighbours of a field, because a job's name may be anything, also "EndTime=0".

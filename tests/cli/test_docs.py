@@ -14,7 +14,7 @@ PAGE = """# Memory
 <!-- typed: here -->
 
 An evaluation asks for *memory*. See [the pools](pools.md#life), [its error](../reference/errors/OutOfMemory.md),
-[below](#more) and [Slurm](https://slurm.schedmd.com).
+[below](#more), [all keys](../reference/configuration.md) and [Slurm](https://slurm.schedmd.com).
 
 ![a picture](../pictures/x.png)
 
@@ -35,6 +35,9 @@ text
 
 ## The `end`, at last
 """
+
+
+KNOWN = ("guides/memory", "guides/pools", "reference/errors/OutOfMemory")
 
 
 @pytest.fixture
@@ -59,11 +62,11 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_is_for_machines_is_not_shown() -> None:
     """Comments and directives go, links say what to type, and code stays as it is."""
-    text = docs.readable(PAGE, "guides/memory")
+    text = docs.readable(PAGE, "guides/memory", KNOWN)
 
     assert text.startswith("# Memory\n\nAn evaluation asks for *memory*. See the pools (`guides/pools#life`), ")
     assert "its error (`OutOfMemory`)" in text
-    assert "below (`guides/memory#more`)" in text
+    assert "below (`guides/memory#more`), all keys and [Slurm]" in text
     assert "[Slurm](https://slurm.schedmd.com)" in text
     assert "(picture: a picture)" in text
     assert "```python\n# [not a link](a.md)\n```" in text
@@ -72,7 +75,7 @@ def test_what_is_for_machines_is_not_shown() -> None:
 
 def test_sections_have_the_names_of_links() -> None:
     """A section ends where one of its depth begins; a comment in code is no heading."""
-    text = docs.readable(PAGE, "guides/memory")
+    text = docs.readable(PAGE, "guides/memory", KNOWN)
 
     assert [*docs.headings(text)] == ["memory", "more", "much", "the-end-at-last"]
     assert docs.section(text, "more") == "## More\n\n### Much\n\ntext\n\n"
@@ -89,6 +92,7 @@ def test_sections_have_the_names_of_links() -> None:
         ("sites/pools", ["sites/pools"]),
         ("worker", ["reference/errors/WorkerDied"]),
         ("nothing", []),
+        ("/", []),
     ],
 )
 def test_names_of_pages(library: Path, name: str, found: list[str]) -> None:

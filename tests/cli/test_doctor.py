@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,9 +97,10 @@ def test_a_configuration_that_cannot_be_read(
 def test_slurm_that_does_not_answer(
     laptop: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sinfo that fails, or a job's variables that contradict each other, are failures with their words."""
+    """A sinfo that fails, or a job's variables that contradict each other, are failures; no process stays."""
     sinfo = laptop / "bin" / "sinfo"
-    sinfo.write_text('#!/bin/sh\ncase $1 in --version) echo slurm 23.11;; *) echo "no controller" >&2; exit 1;; esac\n')
+    failing = f'{shutil.which("sleep")} 1000 & echo "no controller" >&2; exit 1'
+    sinfo.write_text(f"#!/bin/sh\ncase $1 in --version) echo slurm 23.11;; *) {failing};; esac\n")
     sinfo.chmod(0o755)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     code, told = doctor(capfd)

@@ -1,6 +1,5 @@
 """`hyperflow init` as it is typed: on a machine without Slurm, and with a Slurm of shell scripts, well and ill."""
 
-import json
 import os
 import re
 import shutil
@@ -12,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from hyperflow.cli import reach
+from hyperflow.cli.check import Check, failed
+from hyperflow.cli.init import Target
+from hyperflow.cli.main import command_line
 from hyperflow.config import Settings, read_settings
 from tests.slurm.big_site import SCONTROL, SINFO
 
@@ -21,14 +24,14 @@ pytestmark = pytest.mark.process
 class Machine:
     """A home, a directory for work, and a PATH that has only what a test puts there."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, patch: pytest.MonkeyPatch, said: pytest.CaptureFixture[str]) -> None:
         self.home, self.work, self.path = place / "my home", place / "work", place / "path"
         for each in (self.home, self.work, self.path):
             each.mkdir()
         self.env = {"HOME": str(self.home), "PATH": str(self.path), "USER": "me"}
         self.config = self.home / ".config" / "hyperflow" / "config.toml"
         self.script = self.work / "job.sbatch"
-        self.before: tuple[str, ...] = ()
+        self._patch, self._said = patch, said
         for tool in ("cat", "head", "sleep", "tr"):
             (self.path / tool).symlink_to(str(shutil.which(tool)))
 
@@ -46,31 +49,51 @@ class Machine:
         self.command("scontrol", f"case $* in *partition*) cat '{rules}';; *) echo 'TmpFS = /local';; esac")
         self.command("sbatch", "cat >/dev/null; echo 'sbatch: Job 1 to start at once' >&2")
 
-    def start(self, *words: str, **env: str) -> "subprocess.Popen[str]":
-        """Start the command."""
-        argv = [*self.before, sys.executable, "-P", "-m", "hyperflow", "init", "--timeout", "2", *words]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(argv, cwd=self.work, env={**self.env, **env}, stdout=pipe, stderr=pipe, text=True)
+    def init(self, *words: str) -> tuple[int, str, str]:
+        """Run the command here; return its exit code, and what it said."""
+        with self._patch.context() as patch:
+            patch.chdir(self.work)
+            for name in os.environ:
+                if name.startswith(("HYPERFLOW_CONFIG", "SLURM", "XDG", "HOME", "LOADEDMODULES")):
+                    patch.delenv(name)
+            for name, value in self.env.items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                command_line(["init"])(["init", "--timeout", "1", *words])
+        code = ended.value.code
+        assert isinstance(code, int)
+        out, errors = self._said.readouterr()
+        return code, out, errors
 
-    def init(self, *words: str, **env: str) -> tuple[int, str, str]:
-        """Run it; return its exit code, and what it said."""
-        with self.start(*words, **env) as process:
-            out, errors = process.communicate(timeout=60)
-        return process.returncode, out, errors
+    def start(self, *before: str) -> tuple[int, str, str]:
+        """Run the command as a user does, as a process of its own, with the whole of the doctor."""
+        argv = [*before, sys.executable, "-P", "-m", "hyperflow", "init"]
+        done = subprocess.run(argv, cwd=self.work, env=self.env, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    """Return a machine without Slurm."""
-    return Machine(tmp_path)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Machine:
+    """Return a machine without Slurm. The doctor looks at no node, and starts no Python: `start()` does that."""
+
+    async def here(node: str, _: reach.Site) -> list[Check]:
+        return []
+
+    async def there(node: str, _: reach.Site) -> list[Check]:
+        return [failed("ssh", "its name is not known", "", node, cause="unknown name")]
+
+    monkeypatch.setattr(reach, "check_this_machine", here)
+    monkeypatch.setattr(reach, "check_node", there)
+    return Machine(tmp_path, monkeypatch, capsys)
 
 
 def test_a_laptop(machine: Machine) -> None:
     """Without Slurm there is a configuration that changes nothing, no script, and no file is left."""
-    code, out, errors = machine.init()
+    code, out, errors = machine.start()
 
     assert (code, errors) == (0, "")
     assert "there is no sinfo in PATH: so no batch script" in out
+    assert re.search("^ok +Python ", out, re.MULTILINE)
     assert f"wrote {machine.config}\nnext: `hyperflow doctor`\n" in out
     assert read_settings(machine.env) == Settings()
     assert machine.config.stat().st_mode & 0o077 == 0
@@ -102,12 +125,10 @@ def test_what_is_there_stays(machine: Machine) -> None:
     assert machine.config.read_text() == 'transport = "ssh"\n'
     assert "wrote job.sbatch" in out
 
-    code, out, errors = machine.init("--partition", "mixed", "--force", "--json")
-    told = json.loads(out)
+    code, out, errors = machine.init("--partition", "mixed", "--force")
     assert (code, errors) == (0, "")
-    assert [file["state"] for file in told["files"]] == ["written", "unchanged"]
-    assert told["files"][0]["text"] == machine.config.read_text()
-    assert told["partition"] == "mixed"
+    assert f"wrote {machine.config}\njob.sbatch is as it would be written\nnext: `hyperflow doctor`" in out
+    assert read_settings({"HYPERFLOW_CONFIG": str(machine.config)}) == Settings()
 
 
 def test_a_home_that_cannot_be_written(machine: Machine) -> None:
@@ -143,7 +164,7 @@ def test_no_home(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ("sleep 1000 & sleep 1000; wait", "sinfo gave no answer within 2 s"),
+        ("sleep 1000 & sleep 1000; wait", "sinfo gave no answer within 1 s"),
         ("cat /dev/zero | tr '\\0' 'x' | head -c 300000", "sinfo names no partition that you may use; it said: xxxx"),
         ("printf '\\033[2J\\377|||'", r"sinfo names no partition that you may use; it said: \x1b[2J"),
         ("exit 0", "sinfo names no partition that you may use; it said: nothing"),
@@ -242,11 +263,12 @@ def test_hostile_names(machine: Machine) -> None:
 def test_a_directory_that_cannot_be_written(machine: Machine) -> None:
     """It is said of the directory itself, and of the script; the configuration is written all the same."""
     machine.slurm()
+    before: tuple[str, ...] = ()
     machine.work.chmod(0o555)
     if os.geteuid() == 0:  # without its privileges root may do as little as others
         os.chown(machine.work, 54321, 54321)
-        machine.before = (str(shutil.which("setpriv")), "--bounding-set=-all", "--inh-caps=-all")
-    code, out, errors = machine.init("--partition", "mixed")
+        before += (str(shutil.which("setpriv")), "--bounding-set=-all", "--inh-caps=-all")
+    code, out, errors = machine.start(*before)
 
     assert code == 1
     assert re.search(rf"FAILED +directory +cannot write in {re.escape(str(machine.work))}: Permission denied\n", out)
@@ -255,17 +277,16 @@ def test_a_directory_that_cannot_be_written(machine: Machine) -> None:
     machine.work.chmod(0o755)
 
 
-def test_two_at_once(machine: Machine) -> None:
-    """Of two that write the same, both succeed; the files are whole, and nothing is left beside them."""
-    machine.slurm()
-    said: list[tuple[int, str, str]] = []
-    threads = [threading.Thread(target=lambda: said.append(machine.init("--partition", "mixed"))) for _ in range(2)]
+def test_two_at_once(tmp_path: Path) -> None:
+    """Of several that write the same, one writes it and the others find it; it is whole, and nothing is beside it."""
+    targets = [Target("config", tmp_path / "new" / "config.toml", b"text" * 50_000, None) for _ in range(8)]
+    states: list[str] = []
+    threads = [threading.Thread(target=lambda one=one: states.append(one.write(False))) for one in targets]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert [(code, errors) for code, _, errors in said] == [(0, "")] * 2, said
-    assert machine.script.read_text().endswith(" -m hyperflow doctor\n")
-    assert os.listdir(machine.work) == ["job.sbatch"]
-    assert os.listdir(machine.config.parent) == ["config.toml"]
+    assert sorted(states) == ["unchanged"] * 7 + ["written"]
+    assert targets[0].path.read_bytes() == targets[0].text
+    assert os.listdir(targets[0].path.parent) == ["config.toml"]

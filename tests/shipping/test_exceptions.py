@@ -98,6 +98,15 @@ def test_one_that_wants_to_exit() -> None:
     assert exceptions.in_words(Exits())[1] == "(its text could not be made)"
 
 
+def test_notes_that_are_no_list() -> None:
+    """What a user has put in the place of an error's notes does not hinder it; a list of notes is read once."""
+    error = ValueError("x")
+    error.add_note("seen here")
+    assert exceptions.without_notes("ValueError: x\nseen here", error) == "ValueError: x"
+    error.__notes__ = None  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+    assert exceptions.without_notes("ValueError: x", error) == "ValueError: x"
+
+
 class OddText(str):
     """A text that cannot be pickled."""
 

@@ -72,12 +72,12 @@ def test_how_it_is_asked() -> None:
     [
         ("echo Invalid job id >&2; exit 1", "`scontrol show job -d 7 -o` exited with 1: Invalid job id"),
         (f"printf '%s' \"$SLURM_TIME_FORMAT $*\"; echo ' {LINE.strip()}'", "no record"),
-        ("exec sleep 60", "`scontrol show job -d 7 -o` gave no answer within 0.2 s"),
+        ("sleep 60 & exec sleep 60", "`scontrol show job -d 7 -o` gave no answer within 0.2 s"),
         (None, "`scontrol show job -d 7 -o`: there is no scontrol in PATH"),
     ],
 )
 def test_a_command_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, words: str) -> None:
-    """The error names the command and what it said."""
+    """The error names the command and what it said; what it had started has ended."""
     if script:
         (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "scontrol").chmod(0o755)
