@@ -170,7 +170,7 @@ def make_temporary(prefix: str) -> Path:
         for place in (*map(os.environ.get, ("TMPDIR", "TEMP", "TMP")), "/tmp"):
             if place and os.path.isabs(place):
                 with suppress(OSError):
-                    os.mkdir(made := f"{place}/{prefix}{os.urandom(5).hex()}", 0o700)
+                    os.mkdir(made := f"{place}/{prefix}{os.urandom(3).hex()}", 0o700)
                     return Path(made)
     import tempfile  # noqa: PLC0415 (see above)
 

@@ -112,7 +112,8 @@ def _shown(page: str) -> str:
 def _listed(known: Mapping[str, Path]) -> str:
     """Return a line for each page, in the order in which people read them: what to type, and what it is about."""
     names = sorted(known.keys() - {"index"}, key=lambda name: (_rank(name), name.removesuffix("/index")))
-    told = {_shown(name): about(readable(known[name].read_text(encoding="utf-8"), name, known)) for name in names}
+    texts = {_shown(name): readable(known[name].read_text(encoding="utf-8"), name, known) for name in names}
+    told = {name: about(text, name) for name, text in texts.items()}
     width = max(map(len, told), default=0)
     return "\n".join(f"{name:{width}}  {text}" for name, text in told.items() if text)
 
@@ -125,11 +126,13 @@ def _rank(name: str) -> int:
     return ROOMS.index(room) if room in ROOMS else len(ROOMS)
 
 
-def about(text: str) -> str:
-    """Return in short what a page is about: its first sentence; its title, if it begins with something else."""
+def about(text: str, name: str) -> str:
+    """Return in short what a page is about: its title, or its first sentence if the title says only its name."""
     title, first = [*(block for block in re.split(r"\n\n+", text.strip()) if block), "", ""][:2]
+    title = title.lstrip("# ")
+    says_more = title.lower() != name.rpartition("/")[2].lower().replace("-", " ")
     is_prose = re.match(r"[A-Za-z*`]", first) and not first.startswith("```")
-    return in_short(re.sub(r"[`*]", "", first if is_prose else title.lstrip("# ")), LONGEST)
+    return in_short(re.sub(r"[`*]", "", title if says_more or not is_prose else first), LONGEST)
 
 
 # ---- Markdown as people read it --------------------------------------------------------------------------------------

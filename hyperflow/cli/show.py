@@ -6,11 +6,14 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import attrs
 from cyclopts import App, Parameter
+from rich.cells import cell_len
+from rich.table import Table
 from rich.text import Text
 
 from hyperflow.cli import evaluations, fate, heads, records, runs
@@ -19,6 +22,7 @@ from hyperflow.cli.live import follow
 from hyperflow.cli.records import Run
 from hyperflow.cli.suggestions import suggestions
 from hyperflow.console.table import (
+    GAP,
     NARROW,
     counts_in_words,
     plain_table,
@@ -98,16 +102,25 @@ def runs_(
     if len(found) > SHOWN_RUNS:  # rich takes too long for thousands
         print_lines([tuple(columns), *zip(*cells, strict=True)], sys.stdout)
         return 0
-    table = plain_table()
-    for heading, column in columns.items():
-        whole = heading in ("run", "state")  # what is typed is not cut
-        table.add_column(heading, no_wrap=True, min_width=max(map(len, column)) if whole else None)
-    for line in zip(*cells, strict=True):
-        table.add_row(*map(Text, line))
+    table = runs_table(columns, width_of(sys.stdout))
     print_table(table, sys.stdout)
     if left:
         print(f"and {left} earlier ones: hyperflow runs --all")
     return 0
+
+
+def runs_table(columns: Mapping[str, Sequence[str]], width: int) -> Table:
+    """Return the table of runs for a terminal of this width: a command line is cut before anything else is."""
+    longest = {heading: max(map(cell_len, [heading, *column])) for heading, column in columns.items()}
+    room = width - sum(longest[heading] + GAP for heading in columns if heading != "program")
+    longest["program"] = min(longest["program"], max(room, len("program")))
+    table = plain_table()
+    for heading in columns:
+        least = longest[heading] if heading in ("run", "state") else None  # what is typed is not cut
+        table.add_column(heading, no_wrap=True, min_width=least, max_width=longest[heading])
+    for line in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, line))
+    return table
 
 
 def _columns(found: list[Run], now: float, wide: bool) -> dict[str, list[str]]:

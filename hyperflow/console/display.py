@@ -90,10 +90,13 @@ class LiveTable:
         self.shown = has_table(console)
         self._master = master
         self._console = console
+        self._live = self._made()
+
+    def _made(self) -> Live:
         # No auto_refresh: its thread would draw while the jobs change; `follow` draws afterwards. Standard output that
         # goes to a file stays there.
-        self._live = Live(
-            console=console,
+        return Live(
+            console=self._console,
             auto_refresh=False,
             redirect_stdout=sys.stdout.isatty(),
             redirect_stderr=True,
@@ -109,6 +112,7 @@ class LiveTable:
     def back(self) -> None:
         """Show the table again, below what was written while it was hidden."""
         if self.shown:
+            self._live = self._made()  # one that was stopped would begin by drawing over as many lines as it had
             self._live.start()
             self.draw()
 

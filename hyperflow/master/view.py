@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from hyperflow import files
+from hyperflow import files, pages
 from hyperflow.master import causes
 from hyperflow.master.lifecycle import Kind, Record, State
 from hyperflow.master.rundir import JobDirectory
@@ -177,6 +177,8 @@ def story(record: Record, directory: JobDirectory, running: bool) -> str:
     lines.append(f"  its files: {shlex.quote(str(directory.path))} (script.sh is what was submitted)")
     if record.cause is not None and "finished" not in about:
         lines.append(f"  to go on: {causes.to_go_on(record.cause.kind, record.number, running)}")
+        if kind := causes.ERRORS.get(record.cause.kind):  # an exception of its own is not one of ours
+            lines.append(f"  {pages.about_error(kind)}")
     return "\n".join(lines)
 
 

@@ -103,12 +103,16 @@ def test_names_of_pages(library: Path, name: str, found: list[str]) -> None:
 
 
 def test_the_list(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a name there is a line for each page: what to type, and its first sentence."""
+    """Without a name there is a line for each page: what to type, and its title, or what it begins with."""
+    (library / "reference/errors/WorkerDied.md").write_text("# WorkerDied\n\nThe `worker` has ended. More.\n")
+    (library / "sites/pools.md").write_text("# Pools of nodes\n\nOf pools. More.\n")
     assert docs.docs() == 0
     lines = capsys.readouterr().out.splitlines()
 
-    assert lines[0] == "guides         Of guides/index"
-    assert lines[-1] == "WorkerDied     Of reference/errors/WorkerDied"
+    assert lines[0] == "guides         guides/index"
+    assert lines[1] == "guides/memory  An evaluation asks for memory"
+    assert lines[-2] == "sites/pools    Pools of nodes"
+    assert lines[-1] == "WorkerDied     The worker has ended"
     assert len(lines) == 5
 
 

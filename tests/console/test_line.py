@@ -204,7 +204,7 @@ def test_ctrl_c_asks(place: Path) -> None:
         terminal.type("what\n")
         terminal.wait_for("l, c or g?")
         terminal.type("g\n")
-        terminal.wait_for("1 running")
+        assert terminal.wait_for("1 running").startswith(" g\n#  job")  # no line of the question is drawn anew
         terminal.type("\x03")
         terminal.wait_for("l, c or g?")
         terminal.type("c\n")

@@ -1,6 +1,7 @@
 """Each run says of itself who ran what, where, and how it ended; `hyperflow runs` and `show` tell it."""
 
 import asyncio
+import io
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 import attrs
 import pytest
+from rich.console import Console
 
 import hyperflow as hf
 from hyperflow.cli import elsewhere, records, runs, show
@@ -311,6 +313,29 @@ def test_which_run(tmp_path: Path) -> None:
     assert records.find("20990101-000000-x", base).home == Path("/nowhere")
     with pytest.raises(ConfigurationError, match="2 runs begin with '2099'"):
         records.find("2099", base)
+
+
+def test_runs_of_one_second(tmp_path: Path) -> None:
+    """Ids sort by when a run began, within a second too, wherever it was put."""
+    base = tmp_path / "hyperflow-runs"
+    for _ in range(20):
+        kept, lost = ProgramInfo.new(base), ProgramInfo.temporary_one()
+        lost.remove()
+        record.write(kept.log_dir / record.NAME, Record.of_this_process(kept, "job"))
+        assert records.find(None, base).name == kept.program_id
+        record.write(index.enter(lost.program_id), Record.of_this_process(lost, "job"))
+        assert records.find(None, base).name == lost.program_id
+
+
+@pytest.mark.parametrize("width", [60, 100, 150])
+def test_a_long_command(width: int) -> None:
+    """In the table of runs a command line is cut before anything else is."""
+    rows = {"run": ["20260101-000000-aaa"], "state": ["finished"], "took": ["3 min 12 s"], "program": ["word " * 60]}
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(show.runs_table(rows, width))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[1].startswith("20260101-000000-aaa  finished  3 min 12 s  word word")
 
 
 def test_runs_of_others(typed: TyPed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

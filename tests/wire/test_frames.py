@@ -193,9 +193,12 @@ def test_bytes_taken_out_of_a_stream_are_noticed(sent: list[tuple[Kind, int, byt
     """Nor is one from which others have read some bytes."""
     stream = b"".join(frames.frame(*one) for one in sent)
     at = place % len(stream)
+    starts = accumulate((len(frames.frame(*one)) for one in sent), initial=0)
+    # What is left of a length may be a larger one: then what comes is taken for a body, and the node is silent.
+    is_length_hit = any(at < start + 12 and at + count > start + 4 for start in starts)
     received, error = read_on(stream[:at] + stream[at + count :])
     assert received == sent[: len(received)]
-    assert "not hyperflow's" in error
+    assert is_length_hit or "not hyperflow's" in error
 
 
 def test_text_in_the_middle_of_a_frame_is_shown() -> None:
