@@ -61,6 +61,9 @@ COUNTS = (
 LONGEST = 300
 """Characters that are shown of a call, an error, a command."""
 
+RESUMED = "since it was resumed"
+"""Of which time a run's seconds are, if it was."""
+
 ENDING = 10.0
 """Seconds that a run may take to end, after its head answers no more."""
 
@@ -167,8 +170,10 @@ def jobs(run: Run) -> str:
 
 
 def command(run: Run) -> str:
-    """Return a run's command line."""
+    """Return a run's command line; a program below the directory that it was typed in, as one types it there."""
     words = run.cluster.command if run.cluster is not None else [] if run.record is None else list(run.record.argv)
+    if words and run.record is not None and run.record.directory:
+        words = [words[0].removeprefix(f"{run.record.directory}/"), *words[1:]]
     return _short(shlex.join(words))
 
 
@@ -328,7 +333,7 @@ def headline(run: Run, state: State, now: float) -> str:
     found = run.record
     if found is None:
         return "it has left no record that this version can read" if state is State.UNKNOWN else str(state)
-    took = _took(run, now)
+    took = _took(run, now) + f" ({RESUMED})" * (found.created < found.began)
     if run.fate is not None:
         return f"{state} after {took}, or a little later: {printable(run.fate.words)}"
     if state is State.KILLED:

@@ -333,7 +333,11 @@ def _tiles(run: Run, state: State, now: float, history: History, stands: Snapsho
     ]
     if found is not None:
         tiles.append(
-            {"name": "Running for" if alive else "Took", "value": age(max(found.until(now) - found.began, 0.0))}
+            {
+                "name": "Running for" if alive else "Took",
+                "value": age(max(found.until(now) - found.began, 0.0)),
+                "note": show.RESUMED * (found.created < found.began),
+            }
         )
     if stands is not None:
         lost = f"{stands.nodes_lost} lost" * (stands.nodes_lost > 0)

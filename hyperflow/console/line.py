@@ -186,11 +186,13 @@ class _Run:
                     work.cancel()
                     await interruption.settled()
         took = age(time.monotonic() - began)
-        jobs = counts_in_words(job.state for job in env.master.jobs())
+        states = [job.state for job in env.master.jobs()]
+        jobs = counts_in_words(states)
         again = f"to go on: {resume_command(env.master.run.home)}"
         if interruption.signal is not None:
             self.code = INTERRUPTED + interruption.signal
-            say(self.console, f"interrupted after {took}: {self._left(env, interruption.cancelled)}; {again}")
+            left = left_in_words(states, interruption.cancelled, self.running.local)
+            say(self.console, f"interrupted after {took}: {left}; {again}")
         elif (error := work.exception()) is not None:
             say(self.console, f"failed after {took} ({jobs}), with {type(error).__name__}; {again}")
             if env.master.numbers(State.FAILED):
@@ -202,11 +204,14 @@ class _Run:
                 env.recording.result(work.result())
             _print_result(work.result())
 
-    def _left(self, env: ClusterEnv, cancelled: bool) -> str:
-        if cancelled:
-            return f"{jobs_in_words(len(env.master.numbers(State.CANCELLED)))} cancelled"
-        jobs = jobs_in_words(len(env.master.numbers(*WITH_SLURM)))
-        return f"{jobs} ended with it" if self.running.local else f"{jobs} left with Slurm"
+
+def left_in_words(states: Sequence[State], cancelled: bool, local: bool) -> str:
+    """Say what has become of the jobs of a program that was interrupted; `cancelled`: its user wanted that."""
+    if cancelled:
+        return f"{jobs_in_words(states.count(State.CANCELLED))} cancelled"
+    if not (count := sum(state in WITH_SLURM for state in states)):
+        return counts_in_words(states)
+    return f"{jobs_in_words(count)} {'ended with it' if local else 'left with Slurm'}"
 
 
 def _print_result(result: Any) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hyperflow.console.line import left_in_words
+from hyperflow.master.lifecycle import State
 from tests.console.programs import SCRIPT, hyperflow, on_terminal, run, started, wait_listed
 from tests.helpers import alive, block_until
 from tests.programs.runs import surroundings
@@ -142,6 +144,15 @@ def test_signals_end_it_in_order(place: Path, number: signal.Signals, code: int)
     assert process.returncode == code, errors
     assert re.search(r"interrupted after \d+ s: 1 job ended with it; to go on: hyperflow resume \S+\n$", errors)
     assert "Traceback" not in errors
+
+
+def test_what_an_interrupted_program_leaves() -> None:
+    """What is with Slurm is counted; where nothing is, how the jobs stand."""
+    states = [State.HELD, State.RUNNING, State.DONE]
+    assert left_in_words(states, cancelled=False, local=False) == "1 job left with Slurm"
+    assert left_in_words(states, cancelled=False, local=True) == "1 job ended with it"
+    assert left_in_words([State.HELD, State.DONE], cancelled=False, local=False) == "1 held, 1 done"
+    assert left_in_words([State.CANCELLED], cancelled=True, local=False) == "1 job cancelled"
 
 
 def test_nohup_is_heeded(place: Path) -> None:

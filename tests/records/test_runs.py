@@ -315,6 +315,17 @@ def test_which_run(tmp_path: Path) -> None:
         records.find("2099", base)
 
 
+def test_a_run_that_was_resumed(typed: TyPed, tmp_path: Path) -> None:
+    """It says since when its time counts, and its command as it was typed at first."""
+    program = ProgramInfo.new(tmp_path / "hyperflow-runs")
+    made = Record.of_this_process(program, "job")
+    words, now = (f"{made.directory}/scan.py", "3"), made.began
+    ended = made._replace(argv=words, created=now - 100, began=now - 5, ended=now, outcome=State.FINISHED)
+    record.write(program.log_dir / record.NAME, ended)
+    text = typed("show")[1]
+    assert "finished after 5 s (since it was resumed)\n  command     scan.py 3\n" in text
+
+
 def test_runs_of_one_second(tmp_path: Path) -> None:
     """Ids sort by when a run began, within a second too, wherever it was put."""
     base = tmp_path / "hyperflow-runs"
