@@ -64,12 +64,16 @@ def aaa_leak_gate(request: pytest.FixtureRequest) -> Iterator[None]:
             pytest.fail("the marker `leaks` needs a reason")
         yield
         return
-    before = leaks.held()
+    # A unit test cannot start processes (see below), and to look for them takes longer than most unit tests do.
+    is_unit = request.node.get_closest_marker("unit") is not None
+    look = leaks.in_this_process if is_unit else leaks.held
+    before = look()
     with _asyncio_errors() as lost:
         yield
     # A failed test may well lose errors, and its traceback keeps objects alive: only processes are still its fault.
     failed = request.node.stash.get(FAILED, False)
-    left = leaks.leaked(before, float(request.config.getini("leak_grace")), leaks.processes if failed else leaks.held)
+    look = look if not failed else dict if is_unit else leaks.processes
+    left = leaks.leaked(before, float(request.config.getini("leak_grace")), look)
     leaks.kill(left)
     if left or (lost and not failed):
         pytest.fail("left behind:\n  " + "\n  ".join(sorted(left.values()) + lost), pytrace=False)

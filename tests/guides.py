@@ -283,7 +283,6 @@ def shell_here(directory: Path) -> Iterator[tuple[Shell, Path]]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "HYPERFLOW_", "SLURM_"))}
     env |= _variables() | {"HOME": str(directory / "home")}
     env.pop("PYTHONWARNINGS", None)
-    env["MPLCONFIGDIR"] = str(Path(tempfile.gettempdir()) / "matplotlib")  # its list of fonts is made once
     with (directory / "shell").open("w") as log, subprocess.Popen(
         ["bash"], cwd=directory / "page", env=env, stdin=_PIPE, stdout=_PIPE, stderr=log, text=True
     ) as process:  # fmt: skip

@@ -34,7 +34,12 @@ class Process(NamedTuple):
 
 def held() -> Held:
     """Look at everything held now."""
-    return {**processes(), **dict(_threads()), **dict(_descriptors()), **dict(_files())}
+    return {**processes(), **in_this_process()}
+
+
+def in_this_process() -> Held:
+    """Look at everything held now but processes, which are much more work to find."""
+    return {**dict(_threads()), **dict(_descriptors()), **dict(_files())}
 
 
 def leaked(before: Held, grace: float, look: Callable[[], Held]) -> Held:
@@ -50,8 +55,9 @@ def leaked(before: Held, grace: float, look: Callable[[], Held]) -> Held:
 
 def kill(things: Held) -> None:
     """Kill the processes among the things, so that they do not disturb the tests that follow."""
-    for key in processes().keys() & things.keys():
-        if isinstance(key, Process):
+    killed = {key for key in things if isinstance(key, Process)}
+    if killed:
+        for key in killed & processes().keys():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(key.pid, signal.SIGKILL)
 
@@ -59,26 +65,37 @@ def kill(things: Held) -> None:
 def processes() -> Held:
     """Find the living processes that come from this one, by descent or by the mark in their environment."""
     parents: dict[int, int] = {}
-    found: dict[int, tuple[Hashable, str]] = {}
+    started: dict[int, bytes] = {}
     ours = {os.getpid()}
-    mark = f"{MARK}={os.environ[MARK]}".encode() if MARK in os.environ else None
-    for directory in Path("/proc").glob("[0-9]*"):
+    mark = f"\0{MARK}={os.environ[MARK]}\0".encode() if MARK in os.environ else None
+    for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
         try:
             # man proc_pid_stat: after the name, the third to the last of the fields
-            state, parent, *rest = (directory / "stat").read_bytes().rpartition(b")")[2].split()
+            state, parent, *rest = _read(pid, "stat").rpartition(b")")[2].split()
             if state in (b"Z", b"X"):
                 continue
-            pid = int(directory.name)
-            command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            parents[pid] = int(parent)
-            found[pid] = Process(pid, rest[17]), f"process {pid} (parent {int(parent)}): {command[:200]}"
-            if mark and mark in (directory / "environ").read_bytes().split(b"\0"):
+            parents[pid], started[pid] = int(parent), rest[17]
+            if mark and mark in b"\0" + _read(pid, "environ"):
                 ours.add(pid)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it has just ended, or is not ours to read
     while more := {pid for pid, parent in parents.items() if parent in ours} - ours - SPARED:
         ours |= more
-    return dict(found[pid] for pid in ours - {os.getpid()} if pid in found)
+    found = (ours - {os.getpid()}) & started.keys()
+    return {Process(pid, started[pid]): f"process {pid} (parent {parents[pid]}): {_command(pid)}" for pid in found}
+
+
+def _read(pid: int, name: str) -> bytes:
+    # Not by pathlib: tests look at hundreds of processes before and after, which would be a third of their work.
+    with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
+        return file.read()
+
+
+def _command(pid: int) -> str:
+    try:
+        return _read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()[:200]
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return "(it has just ended)"
 
 
 def _threads() -> Iterator[tuple[Hashable, str]]:

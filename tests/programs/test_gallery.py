@@ -13,20 +13,17 @@ from tests.helpers import block_until
 from tests.programs.runs import command, figures, run, surroundings
 
 SMALL: dict[str, tuple[str, ...]] = {
-    "bisection": ("--levels", "2", "--width", "1"),
+    "bisection": ("--levels", "1", "--width", "10"),
     "adaptive_scan": ("--coarse", "8", "--rounds", "2"),
-    "ring_of_ions": ("--ions", "6", "--tolerance", "5e-3"),
-    "monte_carlo": ("--temperatures", "3", "--tolerance", "1e-2"),
-    "nested_optimiser": ("--tolerance", "0.2"),
-    "live_scan": (
-        "--points",
-        "13",
-    ),
-    "bootstrap": ("7", "--rays", "6"),
-    "bayesian": ("--evaluations", "25", "--within", "5"),
+    "ring_of_ions": ("--ions", "6", "--tolerance", "2e-2"),
+    "monte_carlo": ("--temperatures", "2", "--tolerance", "3e-2"),
+    "nested_optimiser": ("--tolerance", "0.5"),
+    "live_scan": ("--points", "13"),
+    "bootstrap": ("7", "--rays", "4"),
+    "bayesian": ("--evaluations", "20", "--within", "5"),
     "parameter_sweep": ("--points", "3"),
     "ensemble": ("--precision", "0.1"),
-    "hyperparameters": ("--candidates", "3", "--rungs", "2", "--needed", "0.5", "--ntasks-per-node", "1"),
+    "hyperparameters": ("--candidates", "1", "--rungs", "2", "--needed", "0.3"),
     "file_conversion": (),
 }
 """Arguments with which a program is quick."""
