@@ -1,6 +1,6 @@
 """
-Live scan: look at a resonance, and steer
-=========================================
+Live scan: steered to a resonance by an ExtVar
+==============================================
 
 Where is a narrow resonance, and how wide is it? A scan of the whole range is too coarse to say, and a fine one would
 take too long. So somebody looks at the points that are there, and says where the next ones shall be, while the program

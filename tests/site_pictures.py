@@ -46,6 +46,7 @@ PICTURES = (
     Picture("site_landing", "index"),
     Picture("site_start", "start/laptop"),
     Picture("site_guide_dark", "guides/pools", scheme="dark"),
+    Picture("site_program", "gallery/bisection"),
     Picture("site_gallery_phone", "gallery/index", PHONE, 844),
     Picture("site_error_phone_dark", "reference/errors/WorkerDied", PHONE, 844, "dark"),
     Picture("gallery", "gallery/index", element=".sphx-glr-thumbnails"),
