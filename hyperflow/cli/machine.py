@@ -112,14 +112,13 @@ async def look_at_slurm(variables: Mapping[str, str], seconds: float) -> Slurm:
     enforced = settings.get("AccountingStorageEnforce", "none").lower()
     tmp = settings.get("TmpFS", "")
     return Slurm(
-        printable(version.strip())[:60] or "Slurm",
-        "",
-        problem,
-        found,
-        unread,
-        accounts,
-        "associations" in enforced,
-        tmp if tmp.startswith("/") and tmp.isprintable() and not set(tmp) & set("%\"'\\ ") else "",
+        version=printable(version.strip())[:60] or "Slurm",
+        problem=problem,
+        partitions=found,
+        unread=unread,
+        accounts=accounts,
+        accounting="associations" in enforced,
+        tmp=tmp if tmp.startswith("/") and tmp.isprintable() and not set(tmp) & set("%\"'\\ ") else "",
     )
 
 
