@@ -142,6 +142,7 @@ _FENCE = re.compile(
     r"^(?P<fence>`{3,}|:{3,})(?P<kind>[^\n]*)\n(?P<body>.*?)^(?P=fence)[ ]*$\n?", re.DOTALL | re.MULTILINE
 )
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<page>[^)\s:#]*?)(?:\.md)?(?P<part>#[\w-]+)?\)")
+_ROLE = re.compile(r"\{\w+\}`(?P<text>[^`<]+?) <[^`>]+>`")
 _PICTURE = re.compile(r"!\[([^\]]*)\]\([^)]*\)")
 
 
@@ -178,7 +179,7 @@ def _linked(text: str, page: str, known: Collection[str]) -> str:
         told = f"`{_shown(here)}{link['part'] or ''}`"
         return told if link["text"].strip("`") == told.strip("`") else f"{link['text']} ({told})"
 
-    return _LINK.sub(named, _PICTURE.sub(r"(picture: \1)", text))
+    return _LINK.sub(named, _PICTURE.sub(r"(picture: \1)", _ROLE.sub(r"\g<text>", text)))
 
 
 _HEADING = re.compile(r"^(#{1,6}) (.+)$", re.MULTILINE)

@@ -14,7 +14,8 @@ PAGE = """# Memory
 <!-- typed: here -->
 
 An evaluation asks for *memory*. See [the pools](pools.md#life), [its error](../reference/errors/OutOfMemory.md),
-[below](#more), [all keys](../reference/configuration.md) and [Slurm](https://slurm.schedmd.com).
+[below](#more), [all keys](../reference/configuration.md), {doc}`the gallery <../gallery/index>` and
+[Slurm](https://slurm.schedmd.com).
 
 ![a picture](../pictures/x.png)
 
@@ -66,7 +67,7 @@ def test_what_is_for_machines_is_not_shown() -> None:
 
     assert text.startswith("# Memory\n\nAn evaluation asks for *memory*. See the pools (`guides/pools#life`), ")
     assert "its error (`OutOfMemory`)" in text
-    assert "below (`guides/memory#more`), all keys and [Slurm]" in text
+    assert "below (`guides/memory#more`), all keys, the gallery and\n[Slurm](" in text
     assert "[Slurm](https://slurm.schedmd.com)" in text
     assert "(picture: a picture)" in text
     assert "```python\n# [not a link](a.md)\n```" in text
