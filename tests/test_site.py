@@ -8,7 +8,7 @@ import pytest
 
 from tests.imports import TOP
 
-for name in ("sphinx", "bs4", "docutils"):
+for name in ("sphinx_gallery", "sphinx", "bs4", "docutils"):
     pytest.importorskip(name, reason="`make .venv/installed-docs` installs what the site is made with")
 
 
