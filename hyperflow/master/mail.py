@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import subprocess
+from email import policy
 from email.message import EmailMessage
 
 import attrs
@@ -23,6 +24,9 @@ logger = logging.getLogger("hyperflow")
 
 SEND_SECONDS = 60.0
 """Seconds for the mailer to finish."""
+
+ONE_LINE = policy.default.clone(max_line_length=998)
+"""A subject stays in one line, as far as RFC 5322 allows: folded at 78, a long one begins with a line that is empty."""
 
 ADMINISTRATORS = ("/usr/sbin", "/usr/lib", "/sbin")
 """Where `sendmail` is, if it is not in PATH."""
@@ -37,7 +41,7 @@ class Mailer:
 
     async def send(self, subject: str, text: str) -> None:
         """Send a mail; a failure is logged. Cancelling ends the mailer."""
-        message = EmailMessage()
+        message = EmailMessage(policy=ONE_LINE)
         message["To"] = self.address
         message["From"] = f"{getpass.getuser()}@{socket.gethostname()}"
         message["Subject"] = " ".join(subject.split())  # a line break would end the header

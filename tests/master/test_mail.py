@@ -47,7 +47,7 @@ async def test_a_held_job_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         run = env.program.program_id
     told = email.message_from_bytes(path.read_bytes())
     assert told["To"] == "anna@example.org"
-    assert told["Subject"].replace("\n", "").startswith(f"hyperflow: job 1, failing(2) of {run} on ")
+    assert told["Subject"].startswith(f"hyperflow: job 1, failing(2) of {run} on ")
     text = told.get_payload(decode=True)
     assert isinstance(text, bytes)
     assert b"ValueError: no root of 2" in text
