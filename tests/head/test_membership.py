@@ -278,7 +278,10 @@ async def test_all_that_can_be_submitted_waits(tmp_path: Path) -> None:
         assert not tasks[0].done()
         await engine.add_node(plan("n1", 2))
         done = engine.statistics().done
-        await wait_until(lambda: engine.statistics().done > done + 100, 20.0, "batches to be under way")
+        # A stream of which pieces have been read would be broken with its node, rightly: it has to be whole by then.
+        await wait_until(
+            lambda: engine.statistics().done > done + 100 and tasks[2].done(), 20.0, "batches to be under way"
+        )
         engine.fleet.links["n1"].give_up("the switch is off")
         await engine.add_node(plan("n2", 2))
         await engine.add_node(plan("n1", 2))
