@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from collections import Counter
 from types import ModuleType
@@ -16,18 +15,14 @@ from hyperflow.debugging import capsule
 from hyperflow.events import schema
 from hyperflow.master import rundir
 from hyperflow.records import record
+from tests.helpers import module_at
 from tests.imports import TOP
 
 
 @pytest.fixture(scope="module")
 def generated() -> ModuleType:
     """Return the module that makes them."""
-    spec = importlib.util.spec_from_file_location("generated_pages", TOP / "docs/_site/generated.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(TOP / "docs" / "_site" / "generated.py")
 
 
 def test_every_name_is_in_one_group(generated: ModuleType) -> None:

@@ -1,10 +1,10 @@
 """`make release`: what is not ready to be released is said."""
 
-import importlib.util
 from types import ModuleType
 
 import pytest
 
+from tests.helpers import module_at
 from tests.imports import TOP
 
 CITATION = 'cff-version: 1.2.0\ntitle: hyperflow\nversion: "1.2.3"\ndate-released: 2026-01-31\n'
@@ -13,12 +13,7 @@ CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n## [1.2.3] - 2026-01-31\n\n- new\
 
 @pytest.fixture(name="release")
 def _release() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("release", TOP / "scripts" / "release.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(TOP / "scripts" / "release.py")
 
 
 def test_what_is_ready(release: ModuleType) -> None:
